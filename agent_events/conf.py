@@ -1,0 +1,82 @@
+"""The settings: one dict `AGENT_EVENTS`, every key with a default, read lazily."""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`AGENT_EVENTS = {"POLL_INTERVAL_S": 1.0, ...}`; units are in the names."""
+
+    database: str = "default"
+    """The alias in DATABASES that holds the log."""
+    listener_dsn: str = ""
+    """Where the listening connection goes: direct, past a transaction-mode pooler. Empty: the
+    same server as `database`."""
+    channel_layer: str = "default"
+    """The alias in CHANNEL_LAYERS that carries slices."""
+
+    poll_interval_s: float = 1.0
+    """How often a source looks by itself: the longest that a lost notification delays an event."""
+    append_interval_s: float = 0.01
+    """Under load, batches are closed this far apart; a quiet log does not wait."""
+    batch_limit: int = 10_000
+    """Events a batch at most, but for one transaction of more."""
+    follow_patience_s: float = 0.25
+    """How long a process that was rung waits for the sequencer's batch before it appends itself."""
+    query_timeout_s: float = 5.0
+    """A listening connection that does not answer for so long is dead."""
+
+    page_rows: int = 500
+    """Events a page when a subscriber reads the log."""
+    page_bytes: int = 1_048_576
+    """Bytes of payload a page at most, but for one event of more; also of a slice."""
+    slice_rows: int = 1_000
+    """Events a slice at most; of more, subscribers read the log."""
+    read_pool_size: int = 4
+    """Connections a process opens for reading the log, beside the listening one."""
+
+    queue_events: int = 2_000
+    """Events that may wait for one subscriber; past that it reads the log."""
+    queue_bytes: int = 1_048_576
+    """Bytes of payload that may wait for one subscriber; likewise."""
+    heartbeat_s: float = 10.0
+    """A stream with nothing to say says so this often."""
+    tick_timeout_s: float = 3.0
+    """No tick for so long: a feed joins its group again and reads the log."""
+
+    ack_window_bytes: int = 1_048_576
+    """Bytes that a WebSocket client may leave unacknowledged before the server waits for it."""
+    ack_timeout_s: float = 30.0
+    """How long the server waits for it before it closes the connection."""
+    sse_recycle_bytes: int = 8_388_608
+    """An SSE response ends after so many bytes (EventSource resumes by itself): the bound on
+    what a server without back-pressure holds for a client that does not read."""
+    sse_recycle_s: float = 900.0
+    """An SSE response ends after this time."""
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings in force. Raises ImproperlyConfigured for a key that does not exist."""
+    given: dict[str, Any] = getattr(django_settings, "AGENT_EVENTS", {})
+    known = {field.name.upper(): field.name for field in fields(Settings)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ImproperlyConfigured(
+            f"AGENT_EVENTS has unknown keys {', '.join(unknown)}. Known: {', '.join(known)}."
+        )
+    return Settings(**{known[key]: value for key, value in given.items()})
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "AGENT_EVENTS":
+        get_settings.cache_clear()
+
+
+setting_changed.connect(_forget)

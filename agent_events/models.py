@@ -1,0 +1,90 @@
+"""The log as Django sees it, and who belongs to which tenant."""
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import MinLengthValidator
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+
+class Xid8Field(models.Field):  # type: ignore[type-arg]  # generic only in the stubs
+    """PostgreSQL's `xid8`: which transaction wrote a row. Filled by the database alone."""
+
+    def db_type(self, connection: object) -> str:
+        """The column type."""
+        return "xid8"
+
+
+class CurrentTransactionId(models.Func):
+    """`pg_current_xact_id()`: the id of the transaction at work."""
+
+    function = "pg_current_xact_id"
+    template = "%(function)s()"
+    output_field = Xid8Field()
+
+
+class AgentEvent(models.Model):
+    """One event: a row of the log. Rows are inserted and read, never changed.
+
+    A tenant id need not name a `Tenant`: the log takes what producers write. The order of the
+    log is the ledger's (`agent_event_batches`), not that of `id` or `created_at`.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    tenant_id = models.UUIDField(_("tenant"))
+    agent_id = models.UUIDField(_("agent"))
+    event_type = models.TextField(
+        _("type"), max_length=200, validators=[MinLengthValidator(1)], db_index=False
+    )
+    payload = models.JSONField(_("payload"))
+    created_at = models.DateTimeField(_("created at"), db_default=Now())
+    tx = Xid8Field(_("transaction"), db_default=CurrentTransactionId(), editable=False)
+
+    class Meta:
+        db_table = "agent_events"
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.event_type} #{self.pk}"
+
+
+class Tenant(models.Model):
+    """A customer or project whose events are kept apart from everybody else's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(_("name"), max_length=200, unique=True)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    members = models.ManyToManyField(
+        settings.AUTH_USER_MODEL, through="Membership", related_name="agent_events_tenants"
+    )
+
+    class Meta:
+        verbose_name = _("tenant")
+        verbose_name_plural = _("tenants")
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """A user may see the events of a tenant."""
+
+    tenant = models.ForeignKey(Tenant, models.CASCADE)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="agent_events_memberships"
+    )
+
+    class Meta:
+        verbose_name = _("membership")
+        verbose_name_plural = _("memberships")
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "user"), name="agent_events_one_membership"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.tenant}"

@@ -1,0 +1,21 @@
+-- The reverse of append.sql, read.sql and ring.sql: the trigger and the functions go. Every event,
+-- the ledger and its order stay, and INSERTs go on working; nothing rings.
+DROP TRIGGER agent_events_ring ON @schema@.agent_events;
+DROP TRIGGER agent_event_batches_refuse_truncate ON @schema@.agent_event_batches;
+DROP FUNCTION @schema@.agent_events_listen(uuid);
+DROP FUNCTION @schema@.agent_events_ring();
+DROP FUNCTION @schema@.agent_events_bodies();
+DROP FUNCTION @schema@.agent_events_read_back(uuid, bigint, bigint, integer, text[], text[]);
+DROP FUNCTION @schema@.agent_events_read(uuid, bigint, bigint, integer, text[], text[]);
+DROP FUNCTION @schema@.agent_events_page_back(uuid[], bigint, bigint, integer, text[], text[], integer);
+DROP FUNCTION @schema@.agent_events_page(uuid[], bigint, bigint, integer, text[], text[], integer);
+DROP FUNCTION @schema@.agent_events_within(uuid[], bigint, bigint, integer, boolean);
+DROP FUNCTION @schema@.agent_events_window(uuid[], bigint, bigint);
+DROP FUNCTION @schema@.agent_events_batch_of(xid8, bigint, bigint);
+DROP FUNCTION @schema@.agent_events_matches(uuid, text, text[], text[]);
+DROP FUNCTION @schema@.agent_events_head();
+DROP TYPE @schema@.agent_event_entry;
+DROP FUNCTION @schema@.agent_events_refuse_truncate();
+DROP FUNCTION @schema@.agent_events_append(integer);
+DROP FUNCTION @schema@.agent_events_snapshot(xid8, xid8[]);
+DROP FUNCTION @schema@.agent_events_ranges(pg_snapshot, xid8);
