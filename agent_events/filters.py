@@ -1,0 +1,56 @@
+"""Which events a subscriber wants to see: one predicate, for live events and the log alike."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent_events.errors import InvalidFilter
+
+MOST_PATTERNS = 100  # of a kind; a longer list is a mistake, and each is tried on each event
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """`agents` and `types`: OR within each, AND between them; empty means any.
+
+    Each entry is exact, or a prefix where it ends in `*`. A filter changes what is shown, never
+    the position. The SQL function `agent_events_matches` says the same; tests compare them.
+    """
+
+    agents: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, agents: Iterable[str] = (), types: Iterable[str] = ()) -> "Filter":
+        """A filter from what a client sent; empty entries are left out.
+
+        Raises InvalidFilter for too many entries, or text that PostgreSQL cannot hold.
+        """
+        made = cls(
+            tuple(sorted({a.strip().lower() for a in agents} - {""})),
+            tuple(sorted({t.strip() for t in types} - {""})),
+        )
+        for name, patterns in (("agent", made.agents), ("type", made.types)):
+            if len(patterns) > MOST_PATTERNS:
+                raise InvalidFilter(
+                    f"{len(patterns)} {name} filters; expected {MOST_PATTERNS} at most. "
+                    "Use a prefix that ends in *."
+                )
+            if any("\x00" in pattern or len(pattern) > 201 for pattern in patterns):
+                raise InvalidFilter(
+                    f"A {name} filter is over 200 characters long or contains U+0000."
+                )
+        return made
+
+    def __bool__(self) -> bool:
+        return bool(self.agents or self.types)
+
+    def matches(self, agent_id: str, event_type: str) -> bool:
+        """Is an event of this agent and type wanted?"""
+        return _any(self.agents, agent_id) and _any(self.types, event_type)
+
+
+def _any(patterns: tuple[str, ...], value: str) -> bool:
+    return not patterns or any(
+        value == pattern or (pattern[-1] == "*" and value.startswith(pattern[:-1]))
+        for pattern in patterns
+    )
