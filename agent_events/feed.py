@@ -1,0 +1,144 @@
+"""The process's feed: takes windows, hands each subscriber its slice.
+
+Owns the topics (one for each set of tenants that someone here watches) and shares identical reads
+of the log. Never waits: `take` only fills bounded queues. Whatever the way from the source lost,
+repeated or reordered is noticed here from the batch numbers (the one rule), and mended by each
+subscriber from the log.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from agent_events.conf import Settings
+from agent_events.filters import Filter
+from agent_events.log import Log, Page, Resolved
+from agent_events.position import Cursor, Position, Verdict, judge
+from agent_events.subscriber import Subscriber
+from agent_events.window import Tenants, Window
+
+T = TypeVar("T")
+
+
+class Topic:
+    """The subscribers of one set of tenants, and how far the windows for it have come."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self.tenants = tenants
+        self.subscribers: set[Subscriber] = set()
+        self.head: Cursor | None = None  # None: no unbroken chain of windows
+        self._since = 0  # the batch after the last slice handed out
+
+    def take(self, window: Window) -> None:
+        """Hands the window's slice on, or has the subscribers read the log."""
+        if self.head is None or window.restarted:
+            self._begin(window)
+            return
+        verdict = judge(self.head.position, window.first, window.last)
+        same_history = (
+            self.head.position.batch != window.first or self.head.closed_at_ms == window.before_ms
+        )
+        if verdict is Verdict.DROP and same_history:
+            return
+        if (
+            verdict is not Verdict.DELIVER
+            or not same_history
+            or not window.has_all_of(self.tenants)
+        ):
+            self._begin(window)
+            return
+        fresh_from = self.head.position.batch
+        self.head = _end_of(window)
+        events = [
+            event
+            for event in window.events
+            if event.batch >= fresh_from
+            and (self.tenants is None or event.tenant_id in self.tenants)
+        ]
+        if events:
+            for subscriber in self.subscribers:
+                subscriber.offer(self._since, self.head, events)
+            self._since = self.head.position.batch
+
+    def _begin(self, window: Window) -> None:
+        """A chain begins behind this window; everything up to its end is read from the log."""
+        self.head = _end_of(window)
+        self._since = self.head.position.batch
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Something may be missing: everybody reads the log."""
+        for subscriber in self.subscribers:
+            subscriber.fall_behind()
+
+
+class Feed:
+    """All subscribers of this process."""
+
+    def __init__(self, log: Log, settings: Settings) -> None:
+        self._log = log
+        self._settings = settings
+        self._topics: dict[Tenants, Topic] = {}
+        self._reads: dict[object, asyncio.Task[Any]] = {}
+
+    def watched(self) -> frozenset[str] | None:
+        """The tenants that someone here watches; None where someone watches all."""
+        if None in self._topics:
+            return None
+        return frozenset(tenant for topic in self._topics if topic for tenant in topic)
+
+    def take(self, window: Window) -> None:
+        """A window from the source, by whatever way. Never raises, never waits."""
+        for topic in self._topics.values():
+            topic.take(window)
+
+    def interrupt(self) -> None:
+        """No word from the source for long: everybody looks into the log."""
+        for topic in self._topics.values():
+            topic.head = None
+            topic.interrupt()
+
+    async def subscribe(self, tenants: Tenants, filter: Filter, cursor: str) -> Subscriber:
+        """A new subscriber from `cursor` on (as a client sent it, or `earliest` or `latest`).
+
+        Raises InvalidCursor, psycopg.Error. Whoever calls closes it.
+        """
+        resolved = await self._log.resolve(cursor)
+        subscriber = Subscriber(
+            tenants, filter, resolved.cursor, self, self._settings, resolved.notice
+        )
+        topic = self._topics.setdefault(tenants, Topic(tenants))
+        topic.subscribers.add(subscriber)
+
+        def leave() -> None:
+            topic.subscribers.discard(subscriber)
+            if not topic.subscribers and self._topics.get(tenants) is topic:
+                del self._topics[tenants]
+
+        subscriber.attach(lambda: topic.head, leave)
+        return subscriber
+
+    # Reading, shared: a restart brings everybody back with the same cursor.
+
+    async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
+        """`Log.page`, one query for all who ask the same at the same time."""
+        return await self._share(
+            ("page", tenants, position, filter),
+            lambda: self._log.page(tenants, position, filter),
+        )
+
+    async def resolve(self, text: str) -> Resolved:
+        """`Log.resolve`, likewise."""
+        return await self._share(("resolve", text), lambda: self._log.resolve(text))
+
+    async def _share(self, key: object, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = asyncio.create_task(read())
+            task.add_done_callback(lambda _: self._reads.pop(key, None))
+        # Shielded: a subscriber that leaves must not take the read away from the others.
+        return await asyncio.shield(task)
+
+
+def _end_of(window: Window) -> Cursor:
+    return Cursor(Position(window.last + 1), window.closed_at_ms)
