@@ -1,0 +1,190 @@
+"""The WebSocket door.
+
+Deliberately unlike most consumers: it has no channel of its own on the layer (each one would make
+every send cost more), and it counts what the client has acknowledged, because a server without
+back-pressure buffers without bound for a client that does not read.
+"""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from typing import Any
+
+import psycopg
+from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
+from psycopg_pool import PoolTimeout
+
+from agent_events import wire
+from agent_events.access import principal_of_scope
+from agent_events.bus import current_bus
+from agent_events.conf import get_settings
+from agent_events.errors import (
+    AgentEventsError,
+    InvalidCursor,
+    InvalidFilter,
+    NotSignedIn,
+    TenantNotNamed,
+    UnknownTenant,
+)
+from agent_events.filters import Filter
+from agent_events.requests import stream_request
+from agent_events.subscriber import Kind, Subscriber, Update
+
+logger = logging.getLogger("agent_events")
+
+# Close codes: 4400, 4401 and 4404 mean "do not come back with this request".
+BAD_REQUEST = 4400
+NOT_SIGNED_IN = 4401
+NOT_FOUND = 4404
+NOT_ACKNOWLEDGED = 4408
+TRY_AGAIN = 1013  # RFC 6455's registry: "try again later"
+
+
+def close_code(error: AgentEventsError) -> int:
+    """The close code that says what kind of refusal it was."""
+    match error:
+        case NotSignedIn():
+            return NOT_SIGNED_IN
+        case UnknownTenant():
+            return NOT_FOUND
+        case InvalidCursor() | InvalidFilter() | TenantNotNamed():
+            return BAD_REQUEST
+    return TRY_AGAIN
+
+
+class Unacknowledged:
+    """What was sent and not yet acknowledged, in bytes."""
+
+    def __init__(self, window_bytes: int) -> None:
+        self._window_bytes = window_bytes
+        self._sent: deque[tuple[str, int]] = deque()
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def sent(self, cursor: str, size: int) -> None:
+        """A frame of `size` bytes went out; the client will acknowledge it by its cursor."""
+        self._sent.append((cursor, size))
+        self._bytes += size
+        if self._bytes >= self._window_bytes:
+            self._room.clear()
+
+    def acknowledge(self, cursor: str) -> None:
+        """The client has this frame and all before it (cursors sort as text)."""
+        while self._sent and self._sent[0][0] <= cursor:
+            self._bytes -= self._sent.popleft()[1]
+        if self._bytes < self._window_bytes:
+            self._room.set()
+
+    async def room(self, timeout_s: float) -> None:
+        """Waits until the next frame may go, however large it is. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            await self._room.wait()
+
+
+class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types
+    """`/ws/agents/stream?tenant=&cursor=&agent=&type=`: frames in docs/architecture.md."""
+
+    channel_layer_alias = "agent_events consumers have no channel"
+
+    def __init__(self) -> None:
+        self._settings = get_settings()
+        self._subscriber: Subscriber | None = None
+        self._unacknowledged = Unacknowledged(self._settings.ack_window_bytes)
+        self._pump: asyncio.Task[None] | None = None
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        """Accepts first: a refused handshake would hide from scripts why."""
+        await self.send({"type": "websocket.accept"})
+        # A task: a client that leaves while the database is away is noticed all the same.
+        self._pump = asyncio.create_task(self._run_to_its_end())
+
+    async def websocket_receive(self, message: dict[str, Any]) -> None:
+        """A client's frame: `ack` or `filter`."""
+        try:
+            self._handle(json.loads(message.get("text") or ""))
+        except (ValueError, TypeError, KeyError, AttributeError, InvalidFilter) as error:
+            known = isinstance(error, InvalidFilter)
+            await self._refuse(
+                BAD_REQUEST,
+                str(error)
+                if known
+                else "That frame was not understood. Known: "
+                '{"type":"ack","cursor":...} and {"type":"filter","agents":[],"types":[]}.',
+            )
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """Leaves nothing behind."""
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        raise StopConsumer
+
+    def _handle(self, frame: dict[str, Any]) -> None:
+        match frame["type"]:
+            case "ack":
+                self._unacknowledged.acknowledge(str(frame["cursor"]))
+            case "filter":
+                filter = Filter.of(map(str, frame["agents"]), map(str, frame["types"]))
+                if self._subscriber is not None:
+                    self._subscriber.refilter(filter)
+            case _:
+                raise ValueError
+
+    async def _run_to_its_end(self) -> None:
+        try:
+            await self._run()
+        except Exception:
+            logger.exception("A stream broke; the client resumes.")
+            await self._refuse(TRY_AGAIN, "The stream broke. Try again in a moment.")
+
+    async def _run(self) -> None:
+        try:
+            request = stream_request(self.scope)
+            principal = await principal_of_scope(self.scope)
+            tenants = principal.choose(request.tenants)
+            subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
+        except AgentEventsError as error:
+            await self._refuse(close_code(error), str(error))
+            return
+        except (psycopg.Error, PoolTimeout) as error:
+            logger.warning("A stream could not begin: %s", error)
+            await self._refuse(TRY_AGAIN, "The database is away. Try again in a moment.")
+            return
+        self._subscriber = subscriber
+        try:
+            await self._text(
+                wire.frame(
+                    "hello",
+                    cursor=subscriber.cursor,
+                    tenants=None if tenants is None else list(tenants),
+                )
+            )
+            while True:
+                await self._unacknowledged.room(self._settings.ack_timeout_s)
+                await self._pass_on(await subscriber.next(self._settings.heartbeat_s))
+        except TimeoutError:
+            await self._refuse(
+                NOT_ACKNOWLEDGED,
+                f"{self._settings.ack_window_bytes} bytes are not acknowledged. Send "
+                '{"type":"ack","cursor":...} after each events frame.',
+            )
+        finally:
+            subscriber.close()
+
+    async def _pass_on(self, update: Update) -> None:
+        if update.kind is Kind.EVENTS:
+            text = wire.events_frame(update.events, update.cursor)
+            self._unacknowledged.sent(update.cursor, len(text))
+            await self._text(text)
+        else:
+            await self._text(wire.frame(update.kind.value, cursor=update.cursor))
+
+    async def _text(self, text: str) -> None:
+        await self.send({"type": "websocket.send", "text": text})
+
+    async def _refuse(self, code: int, message: str) -> None:
+        await self._text(wire.frame("error", message=message))
+        await self.send({"type": "websocket.close", "code": code})

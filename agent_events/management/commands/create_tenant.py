@@ -1,0 +1,54 @@
+"""`manage.py create_tenant NAME [--id UUID] [--member USER ...]`."""
+
+from argparse import ArgumentParser
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from agent_events.conf import get_settings
+from agent_events.models import Membership, Tenant
+
+
+class Command(BaseCommand):
+    """Makes a tenant and its members, and prints the tenant's id. Safe to run again."""
+
+    help = "Create a tenant (if it does not exist), add members to it, and print its id."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The arguments."""
+        parser.add_argument("name", help="what people call the tenant")
+        parser.add_argument("--id", type=UUID, help="the tenant's id, as producers write it")
+        parser.add_argument(
+            "--member",
+            action="append",
+            default=[],
+            metavar="USER",
+            help="a user name that may see the tenant's events; may repeat",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Makes what is missing, all or nothing."""
+        alias = get_settings().database
+        users = get_user_model()._default_manager.using(alias)
+        with transaction.atomic(using=alias):
+            members = []
+            for name in options["member"]:
+                user = users.filter(**{users.model.USERNAME_FIELD: name}).first()
+                if user is None:
+                    raise CommandError(
+                        f"There is no user {name!r}. Make one first: manage.py createsuperuser, "
+                        "or in the admin."
+                    )
+                members.append(user)
+            wanted = {"id": options["id"]} if options["id"] else {}
+            tenant, _ = Tenant.objects.using(alias).get_or_create(
+                name=options["name"], defaults=wanted
+            )
+            if options["id"] and tenant.id != options["id"]:
+                raise CommandError(f"The tenant {tenant.name!r} exists with the id {tenant.id}.")
+            for user in members:
+                Membership.objects.using(alias).get_or_create(tenant=tenant, user=user)
+        self.stdout.write(str(tenant.id))

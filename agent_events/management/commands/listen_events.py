@@ -1,0 +1,134 @@
+"""`manage.py listen_events`: PostgreSQL to the channel layer, and a line per event here."""
+
+import asyncio
+import signal
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.management.base import BaseCommand, CommandError
+from django.utils.module_loading import import_string
+
+from agent_events.access import Principal
+from agent_events.bus import Bus, current_bus, layer_is_shared
+from agent_events.conf import get_settings
+from agent_events.errors import AgentEventsError
+from agent_events.subscriber import Kind
+from agent_events.terminal import line
+from agent_events.window import Tenants
+
+_WORDS = {
+    Kind.TRUNCATED: "What this cursor asks for was pruned; going on from the oldest event kept.",
+    Kind.RESET: "This cursor is of another history; going on a few minutes before its time.",
+}
+
+
+class Command(BaseCommand):
+    """The worker: sequences, feeds a shared layer, tails, and serves if asked to."""
+
+    help = "Pass events from PostgreSQL to the channel layer, and print them as they come."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The arguments."""
+        parser.add_argument("--json", action="store_true", help="print events as JSON lines")
+        parser.add_argument(
+            "--tenant", action="append", default=[], help="print this tenant's only; may repeat"
+        )
+        parser.add_argument(
+            "--cursor", default="latest", help="print from here on: a cursor, earliest, latest"
+        )
+        parser.add_argument("--quiet", action="store_true", help="print no events")
+        parser.add_argument(
+            "--serve", metavar="HOST:PORT", help="serve the site from this process too"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Runs until SIGINT or SIGTERM."""
+        self.options = options
+        self.cursor = options["cursor"]
+        try:
+            everyone = Principal("operator", True, ())
+            self.tenants: Tenants = everyone.choose(options["tenant"])
+            self.shared = layer_is_shared(get_settings().channel_layer)
+            if options["serve"]:
+                self._serve(*_host_and_port(options["serve"]))
+            else:
+                if not self.shared:
+                    self.stderr.write(
+                        "The in-memory channel layer reaches this process only: web processes "
+                        "listen to PostgreSQL by themselves. --serve HOST:PORT serves the site "
+                        "from here."
+                    )
+                asyncio.run(self._listen())
+        except AgentEventsError as error:
+            raise CommandError(str(error)) from error
+        except BrokenPipeError:
+            # Whoever read our lines has gone; Python would complain once more at its exit.
+            sys.stdout = None
+        if not options["quiet"]:
+            self.stderr.write(f"Stopped. Go on with --cursor {self.cursor}")
+
+    async def _listen(self) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        bus = Bus(get_settings(), everything=self.shared)
+        tail = asyncio.create_task(self._tail(bus))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({tail, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if tail.done():
+                tail.result()
+        finally:
+            stopped.cancel()
+            tail.cancel()
+            await asyncio.gather(tail, return_exceptions=True)
+            await bus.stop()
+
+    async def _tail(self, bus: Bus) -> None:
+        if self.options["quiet"]:
+            await bus.start()
+            await asyncio.Event().wait()
+        subscriber = await bus.subscribe(self.tenants, cursor=self.cursor)
+        colour = sys.stdout.isatty()
+        try:
+            self.cursor = subscriber.cursor
+            while True:
+                update = await subscriber.next(get_settings().heartbeat_s)
+                for event in update.events:
+                    text = event.json if self.options["json"] else line(event, colour=colour)
+                    sys.stdout.write(f"{text}\n")
+                sys.stdout.flush()
+                if update.kind in _WORDS:
+                    self.stderr.write(_WORDS[update.kind])
+                self.cursor = update.cursor
+        finally:
+            subscriber.close()
+
+    def _serve(self, host: str, port: int) -> None:
+        # Imported here: it installs Twisted's reactor, which nothing else of this command needs.
+        from daphne.endpoints import build_endpoint_description_strings
+        from daphne.server import Server
+
+        tasks = []
+
+        def ready() -> None:
+            self.stderr.write(f"Serving http://{host}:{port}/")
+            tasks.append(asyncio.get_event_loop().create_task(self._tail(current_bus())))
+
+        server = Server(
+            import_string(django_settings.ASGI_APPLICATION),
+            endpoints=build_endpoint_description_strings(host=host, port=port),
+            ready_callable=ready,
+        )
+        server.run()
+        if not server.listening_addresses:
+            raise CommandError(f"{host}:{port} cannot be listened on; is another server there?")
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise CommandError(f"--serve takes HOST:PORT, such as 127.0.0.1:8000; got {text!r}.")
+    return host.strip("[]"), int(port)

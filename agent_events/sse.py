@@ -1,0 +1,134 @@
+"""The Server-Sent Events door: an ASGI application beside Django.
+
+Deliberately no Django view: one that asks who the user is would hold a thread and a database
+connection for as long as the stream lasts. A response ends after some MiB or minutes (the client
+resumes by itself, at its last event): that is the bound on what a server without back-pressure
+holds for a client that does not read.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from agent_events import wire
+from agent_events.access import principal_of_scope
+from agent_events.bus import current_bus
+from agent_events.conf import Settings, get_settings
+from agent_events.errors import AgentEventsError, NotSignedIn, UnknownTenant
+from agent_events.requests import stream_request
+from agent_events.subscriber import Kind, Subscriber
+
+logger = logging.getLogger("agent_events")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+RETRY_MS = 2_000  # after a failure
+RETRY_AT_ONCE_MS = 100  # after a planned end
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """`GET /api/agents/stream?tenant=&agent=&type=`, resuming by `Last-Event-ID` or `?cursor=`."""
+    if scope["method"] not in ("GET", "HEAD"):
+        await _refuse(send, 405, "Use GET.", [(b"allow", b"GET")])
+        return
+    try:
+        request = stream_request(scope)
+        principal = await principal_of_scope(scope)
+        tenants = principal.choose(request.tenants)
+        subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
+    except AgentEventsError as error:
+        await _refuse(send, _status(error), str(error))
+        return
+    except (psycopg.Error, PoolTimeout) as error:
+        logger.warning("A stream could not begin: %s", error)
+        await _refuse(
+            send, 503, "The database is away. Try again in a moment.", [(b"retry-after", b"5")]
+        )
+        return
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        if scope["method"] == "GET":
+            sending = asyncio.create_task(_send_all(subscriber, send, get_settings()))
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            sending.cancel()
+            (result,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(result, Exception):
+                logger.error("A stream broke; the client resumes.", exc_info=result)
+            if gone.done():
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        gone.cancel()
+        subscriber.close()
+
+
+async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> None:
+    """Sends what comes until the response is due to end."""
+    sent = 0
+
+    async def write(text: str) -> int:
+        body = text.encode()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        return len(body)
+
+    hello = wire.sse_named("hello", subscriber.cursor, tenants=subscriber.tenants)
+    sent += await write(f"retry: {RETRY_MS}\n{hello}")
+    end_at = time.monotonic() + settings.sse_recycle_s
+    while sent < settings.sse_recycle_bytes and time.monotonic() < end_at:
+        update = await subscriber.next(settings.heartbeat_s)
+        if update.kind is Kind.EVENTS:
+            # Each event for itself, so that the bound is passed by one event at most.
+            for event in update.events:
+                sent += await write(wire.sse_event(event))
+                if sent >= settings.sse_recycle_bytes:
+                    break
+        else:
+            sent += await write(wire.sse_named(update.kind.value, update.cursor))
+    await write(f"retry: {RETRY_AT_ONCE_MS}\n\n")
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _status(error: AgentEventsError) -> int:
+    match error:
+        case NotSignedIn():
+            return 401
+        case UnknownTenant():
+            return 404
+    return 400
+
+
+async def _refuse(
+    send: Send, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    body = json.dumps({"error": message}).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"cache-control", b"no-store"),
+                (b"content-length", str(len(body)).encode()),
+                *(headers or []),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
