@@ -176,14 +176,15 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
 
     async def _pass_on(self, update: Update) -> None:
         if update.kind is Kind.EVENTS:
-            text = wire.events_frame(update.events, update.cursor)
-            self._unacknowledged.sent(update.cursor, len(text))
-            await self._text(text)
+            for text, cursor in wire.events_frames(update.events, update.cursor):
+                self._unacknowledged.sent(cursor, len(text))
+                await self._text(text)
         else:
             await self._text(wire.frame(update.kind.value, cursor=update.cursor))
 
     async def _text(self, text: str) -> None:
-        await self.send({"type": "websocket.send", "text": text})
+        for message in wire.messages(text):
+            await self.send({"type": "websocket.send", "text": message})
 
     async def _refuse(self, code: int, message: str) -> None:
         await self._text(wire.frame("error", message=message))

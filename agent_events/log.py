@@ -27,10 +27,17 @@ _ENTRY = f"""
     CASE WHEN isfinite(created_at)
          THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') ELSE '' END
 """
-_PAGE = f"SELECT {_ENTRY} FROM agent_events_page(%s::uuid[], %s, %s, %s, %s::text[], %s::text[])"
-_PAGE_BACK = (
-    f"SELECT {_ENTRY} FROM agent_events_page_back(%s::uuid[], %s, %s, %s, %s::text[], %s::text[])"
-)
+# A page, cut where its payloads become too many bytes (but for its first event); then its position
+# row, which counts how many events there were. `place` is the order in which the function returns.
+_PAGE = """
+    WITH p AS MATERIALIZED (SELECT *, row_number() OVER () AS place FROM {}(
+             %s::uuid[], %s, %s, %s, %s::text[], %s::text[])),
+         sized AS (SELECT *, sum(octet_length(payload::text)) OVER (ORDER BY place) AS bytes FROM p)
+    SELECT place, {} FROM sized
+     WHERE place = 1 OR bytes <= %s OR tenant_id IS NULL ORDER BY place
+"""
+_PAGE_ON = _PAGE.format("agent_events_page", _ENTRY)
+_PAGE_BACK = _PAGE.format("agent_events_page_back", _ENTRY)
 # A window whose payloads are too many bytes comes without events: one row, of NULLs.
 _WINDOW = f"""
     WITH w AS MATERIALIZED (SELECT * FROM agent_events_window(%s::uuid[], %s, %s)),
@@ -136,10 +143,10 @@ class Log:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_HEAD)
             head = (await cursor.fetchall())[0][0]
-            args = _page_args(tenants, position, self._settings.page_rows, filter)
-            rows = await (await connection.execute(_PAGE, args)).fetchall()
-        reached = _cursor(rows[-1])
-        return Page([Event(*row) for row in rows[:-1]], reached, reached.position.batch > head)
+            args = _page_args(tenants, position, self._settings.page_rows, filter, self._settings)
+            rows = await (await connection.execute(_PAGE_ON, args)).fetchall()
+        events, reached = _page(rows)
+        return Page(events, reached, reached.position.batch > head)
 
     async def resolve(self, text: str) -> Resolved:
         """Where to begin for a client's cursor: never silence, never the whole log.
@@ -186,7 +193,9 @@ async def _configure(connection: AsyncConnection[TupleRow]) -> None:
     await connection.execute("SET row_security = off")
 
 
-def _page_args(tenants: Tenants, position: Position, rows: int, filter: Filter) -> list[Any]:
+def _page_args(
+    tenants: Tenants, position: Position, rows: int, filter: Filter, settings: Settings
+) -> list[Any]:
     return [
         None if tenants is None else list(tenants),
         position.batch,
@@ -194,12 +203,17 @@ def _page_args(tenants: Tenants, position: Position, rows: int, filter: Filter) 
         rows,
         list(filter.agents) or None,
         list(filter.types) or None,
+        settings.page_bytes,
     ]
 
 
-def _cursor(position_row: Sequence[Any]) -> Cursor:
-    batch, closed_at_ms, after_id = position_row[:3]
-    return Cursor(Position(batch, after_id), closed_at_ms)
+def _page(rows: Sequence[Sequence[Any]]) -> tuple[list[Event], Cursor]:
+    """The events of a page, and the cursor to go on from."""
+    *found, (place, batch, closed_at_ms, after_id, *_) = rows
+    events = [Event(*row[1:]) for row in found]
+    if len(events) < place - 1:  # cut
+        return events, Cursor(events[-1].position, events[-1].closed_at_ms)
+    return events, Cursor(Position(batch, after_id), closed_at_ms)
 
 
 def latest(
@@ -209,14 +223,16 @@ def latest(
     types: Iterable[str] = (),
     limit: int = 100,
 ) -> Snapshot:
-    """The newest `limit` events (at most) of the tenants (None: of all), for a view's first render.
+    """The newest events of the tenants (None: of all), for a view's first render.
 
-    Runs on Django's connection. The cursor is "now": a stream opened with it misses nothing that
-    came after the events here, and repeats none of them. Raises InvalidFilter.
+    `limit` of them at most, and `page_bytes` of payload (but for one event of more). Runs on
+    Django's connection. The cursor is "now": a stream opened with it misses nothing that came
+    after the events here, and repeats none of them. Raises InvalidFilter.
     """
     wanted = None if tenants is None else tuple(str(tenant) for tenant in tenants)
     filter = Filter.of(agents, types)
-    with connections[get_settings().database].cursor() as cursor:
+    settings = get_settings()
+    with connections[settings.database].cursor() as cursor:
         cursor.execute(_HEAD)
         head, closed_at_ms, _ = cursor.fetchone()
         here = Position(head + 1)
@@ -224,10 +240,11 @@ def latest(
         at = here
         # With a filter a page may be empty though more lies behind: a few looks, not for ever.
         for _look in range(3):
-            cursor.execute(_PAGE_BACK, _page_args(wanted, at, limit - len(events), filter))
-            *rows, end = cursor.fetchall()
-            events += [Event(*row) for row in rows]
-            at = Position(end[0], end[2])
+            args = _page_args(wanted, at, limit - len(events), filter, settings)
+            cursor.execute(_PAGE_BACK, args)
+            found, reached = _page(cursor.fetchall())
+            events += found
+            at = reached.position
             if len(events) == limit or not filter:
                 break
     return Snapshot(str(Cursor(here, closed_at_ms)), events)

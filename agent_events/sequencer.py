@@ -54,5 +54,12 @@ class Sequencer:
         return Batch(*row) if row else None
 
     async def announce(self, n: int) -> None:
-        """Tells the other processes that batch `n` is there, in a transaction after its own."""
-        await self._bus.execute("SELECT pg_notify(%s, %s)", (BATCH_CHANNEL, str(n)))
+        """Tells the other processes that batch `n` is there, in a transaction after its own.
+
+        Not while the notification queue is half full, on its way to failing everybody's commits:
+        the others poll.
+        """
+        await self._bus.execute(
+            "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
+            (BATCH_CHANNEL, str(n)),
+        )

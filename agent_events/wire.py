@@ -5,12 +5,18 @@ history, page and SQL agree byte for byte.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from agent_events.position import Cursor, Position
+
+FRAME_CHARS = 65_536
+"""A frame of several events holds about so much payload: a client that renders in between stays
+responsive."""
+PART_CHARS = 131_072
+"""Escaped as JSON, a part stays below 1 MiB whatever its characters are (6 bytes each at most)."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,36 @@ def frame(kind: str, **fields: Any) -> str:
     return json.dumps({"type": kind, **fields}, separators=(",", ":"))
 
 
-def events_frame(events: Iterable[Event], cursor: str) -> str:
-    """A WebSocket frame of events in log order; `cursor` resumes after all of them."""
-    return f'{{"type":"events","events":[{",".join(e.json for e in events)}],"cursor":"{cursor}"}}'
+def events_frames(events: Sequence[Event], cursor: str) -> Iterator[tuple[str, str]]:
+    """WebSocket frames of events in log order: pairs of a frame's text and its cursor.
+
+    Each holds about FRAME_CHARS of payload, or one event; its cursor resumes after all of it, the
+    last one's is `cursor`.
+    """
+    start = size = 0
+    for place, event in enumerate(events):
+        size += len(event.payload_text)
+        last = place == len(events) - 1
+        if last or size + len(events[place + 1].payload_text) > FRAME_CHARS:
+            upto = cursor if last else event.cursor
+            bodies = ",".join(e.json for e in events[start : place + 1])
+            yield f'{{"type":"events","events":[{bodies}],"cursor":"{upto}"}}', upto
+            start, size = place + 1, 0
+
+
+def messages(text: str) -> Iterator[str]:
+    """A frame as the messages that carry it: itself, or `part` frames where it is long.
+
+    Servers refuse to send messages beyond a limit of theirs (Daphne: 1 MiB), and an event may be
+    of any size. A client joins the `text` of parts up to the one whose `more` is false, and has
+    the frame.
+    """
+    if len(text) <= PART_CHARS:
+        yield text
+        return
+    for start in range(0, len(text), PART_CHARS):
+        end = start + PART_CHARS
+        yield frame("part", text=text[start:end], more=end < len(text))
 
 
 def sse_event(event: Event) -> str:

@@ -66,12 +66,15 @@ class PostgresSource:
         while True:
             try:
                 async with await self._connect() as bus:
+                    self._say_if_mended()
                     connection = _Connection(bus, self._settings)
-                    self._say_if_mended(backoff)
-                    async with aclosing(self._follow(connection)) as windows:
-                        async for window in windows:
-                            backoff.reset()
-                            yield window
+                    try:
+                        async with aclosing(self._follow(connection)) as windows:
+                            async for window in windows:
+                                backoff.reset()
+                                yield window
+                    finally:
+                        await connection.close()
             except (psycopg.Error, OSError, TimeoutError) as error:
                 wait_s = backoff.next_s()
                 logger.warning(
@@ -82,7 +85,7 @@ class PostgresSource:
                 )
                 await asyncio.sleep(wait_s)
 
-    def _say_if_mended(self, backoff: Backoff) -> None:
+    def _say_if_mended(self) -> None:
         if self._at is not None:
             logger.info("The listening connection is back; going on after batch %d.", self._at.n)
 
@@ -172,6 +175,8 @@ class _Connection:
         self._more = False  # the last look found something: there may be a backlog
         self._busy_until = 0.0
         self._rung_at: float | None = None  # rung, and no batch seen since
+        self._announced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._announced.set_result(None)
 
     async def turn(self, at: LedgerRow, wake: _Wake) -> list[LedgerRow] | None:
         """The batches closed since `at`, closing the next one where that is ours to do.
@@ -179,6 +184,7 @@ class _Connection:
         None where the ledger does not hold `at`. Raises psycopg.Error, TimeoutError.
         """
         async with asyncio.timeout(self._settings.query_timeout_s):
+            await self._announced
             if wake.polled:
                 await self._check_listening()
                 await self._sequencer.try_lead()
@@ -191,7 +197,7 @@ class _Connection:
                 batch = await self._append()
                 self._more = batch is not None
                 if batch is not None:
-                    await self._sequencer.announce(batch.n)
+                    self._announce(batch.n)
                     if batch.n == at.n + 1:
                         return [LedgerRow(batch.n, at.total + batch.rows, batch.closed_at_ms)]
                     look = True
@@ -204,6 +210,15 @@ class _Connection:
             self._rung_at = None
         self._more = self._more or len(rows) == LEDGER_ROWS
         return rows[1:]
+
+    def _announce(self, n: int) -> None:
+        """Tells the others while this process reads the batch for itself."""
+        self._announced = asyncio.ensure_future(self._sequencer.announce(n))
+
+    async def close(self) -> None:
+        """Leaves no task behind."""
+        self._announced.cancel()
+        await asyncio.gather(self._announced, return_exceptions=True)
 
     def _must_append(self, wake: _Wake) -> bool:
         if self._sequencer.leads:
@@ -236,6 +251,7 @@ class _Connection:
 
     async def wait(self) -> _Wake:
         """Waits until rung, told of a batch, or it is time to look. Raises psycopg.Error."""
+        await self._announced
         now = time.monotonic()
         if now < self._busy_until:
             await asyncio.sleep(self._busy_until - now)

@@ -71,6 +71,9 @@ BEGIN
         RAISE EXCEPTION 'agent_events_append: batch_limit is %, expected 1 or more', batch_limit
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- Beyond this, agent_events_within hops from transaction to transaction: of small ones a batch
+    -- must never hold so many.
+    batch_limit := least(batch_limit, 20000);
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'agent_events_append: this server is a standby; append on the primary'
             USING ERRCODE = 'read_only_sql_transaction';

@@ -35,7 +35,8 @@ BEGIN
     PERFORM pg_notify('agent_events', '');
 
     -- After 100 notifications in one transaction the doorbell alone.
-    rung := coalesce(nullif(current_setting('agent_events.rung', true), ''), '0')::integer;
+    -- (Whatever else somebody put into that setting counts as 0: it must not fail the INSERT.)
+    rung := coalesce(substring(current_setting('agent_events.rung', true), '^[0-9]{1,3}$'), '0');
     IF rung >= 100 OR NOT @schema@.agent_events_bodies() THEN
         RETURN NULL;
     END IF;
@@ -57,6 +58,7 @@ BEGIN
         UNION ALL
         SELECT e.tenant_id, '{"batch":null,"count":' || count(*) || '}'
           FROM inserted AS e GROUP BY e.tenant_id HAVING count(*) > 100
+         LIMIT 100 - rung
       ) AS made;
     PERFORM set_config('agent_events.rung', rung::text, true);
     RETURN NULL;

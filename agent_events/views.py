@@ -1,0 +1,104 @@
+"""The live page: the newest events of the log, and the cursor from which its stream goes on."""
+
+import uuid
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.shortcuts import render, resolve_url
+from django.urls import get_script_prefix
+from django.views.decorators.http import require_safe
+
+from agent_events import access, log
+from agent_events.errors import InvalidFilter
+
+ROWS = 100
+STREAM_PATH = "ws/agents/stream"
+SAMPLE_AGENT = "5eed0000-0000-4000-8000-000000000001"
+
+# Payloads are agents' words, hence hostile: nothing inline runs, and no other site frames the page.
+# 'self' covers the WebSocket of the same host and port too (CSP Level 3, section 6.7.2.8).
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+
+
+@require_safe
+@login_required
+def feed(request: HttpRequest) -> HttpResponse:
+    """The live feed of one tenant, or of all for a superuser.
+
+    Query: `tenant` (a UUID; left out: the first one, or all for a superuser), `agent` and `type`
+    (exact or with a trailing `*`; several by repeating or with commas). A tenant that is not the
+    user's is a 404, like one that does not exist.
+    """
+    principal = access.principal_for_user(request.user)
+    tenants = principal.tenants()
+    tenant_id = _chosen_tenant(request, principal, tenants)
+    if tenant_id is None and not principal.everything:
+        context: dict[str, Any] = {"no_access": True}
+    else:
+        try:
+            context = _page(request, tenant_id)
+        except InvalidFilter as error:
+            return HttpResponseBadRequest(str(error), content_type="text/plain; charset=utf-8")
+        if tenant_id is not None and all(choice.id != tenant_id for choice in tenants):
+            # The log takes tenants that nobody has named: they are chosen by id.
+            tenants = [*tenants, access.TenantRef(tenant_id, str(tenant_id))]
+        context |= {
+            "principal": principal,
+            "tenants": tenants,
+            "sample_tenant": tenant_id or (tenants[0].id if tenants else None),
+            "sample_agent": SAMPLE_AGENT,
+        }
+    response = render(request, "agent_events/feed.html", context)
+    response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _page(request: HttpRequest, tenant_id: uuid.UUID | None) -> dict[str, Any]:
+    """The newest events that match, and how the stream goes on after them. Raises InvalidFilter."""
+    agents, types = _words(request, "agent"), _words(request, "type")
+    chosen = [] if tenant_id is None else [tenant_id]
+    snapshot = log.latest(chosen or None, agents=agents, types=types, limit=ROWS)
+    query = {"tenant": chosen, "agent": agents, "type": types}
+    login = resolve_url(settings.LOGIN_URL)
+    return {
+        "events": snapshot.events,
+        "cursor": snapshot.cursor,
+        "rows": ROWS,
+        "tenant_id": tenant_id,
+        "everything": tenant_id is None,
+        "agent_text": ", ".join(agents),
+        "type_text": ", ".join(types),
+        "filtered": bool(agents or types),
+        "stream_path": get_script_prefix() + STREAM_PATH,
+        "stream_query": urlencode(query, doseq=True),
+        "login_url": f"{login}?{urlencode({'next': request.get_full_path()})}",
+    }
+
+
+def _chosen_tenant(
+    request: HttpRequest, principal: access.Principal, tenants: list[access.TenantRef]
+) -> uuid.UUID | None:
+    """The tenant to show; None for all of them, and for a user who has none. Raises Http404."""
+    text = request.GET.get("tenant", "")
+    if not text:
+        return None if principal.everything or not tenants else tenants[0].id
+    try:
+        tenant_id = uuid.UUID(text)
+    except ValueError:
+        raise Http404("No such tenant.") from None
+    if not principal.may_see(tenant_id):
+        raise Http404("No such tenant.")
+    return tenant_id
+
+
+def _words(request: HttpRequest, name: str) -> list[str]:
+    """The values of a filter, repeated or separated by commas."""
+    words = [word.strip() for text in request.GET.getlist(name) for word in text.split(",")]
+    return [word for word in words if word]

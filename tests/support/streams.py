@@ -1,0 +1,141 @@
+"""Clients of the two doors, as plain as a user's would be."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.support.server import Server, cookie_header
+
+INSERT = """
+    INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)
+    VALUES (%s, %s, %s, %s) RETURNING id
+"""
+
+
+def insert(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    *,
+    agent: str | None = None,
+    kind: str = "message",
+    payload: str = "{}",
+) -> int:
+    """A producer's plain INSERT; returns the id."""
+    row = connection.execute(INSERT, [tenant, agent or uuid.uuid4(), kind, payload]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class Socket:
+    """A WebSocket client that acknowledges, and remembers where it stopped."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.cursor: str | None = None
+        self.kinds: list[str] = []
+
+    async def frame(self) -> dict[str, Any]:
+        """The next frame, acknowledged if it bears events."""
+        made: dict[str, Any] = json.loads(await self.connection.recv())
+        text = ""
+        while made["type"] == "part":
+            text += made["text"]
+            made = json.loads(text if not made["more"] else await self.connection.recv())
+        self.kinds.append(made["type"])
+        self.cursor = made.get("cursor", self.cursor)
+        if made["type"] == "events":
+            await self.connection.send(json.dumps({"type": "ack", "cursor": made["cursor"]}))
+        return made
+
+    async def events(self, count: int) -> list[dict[str, Any]]:
+        """At least `count` events, in the order of their arrival."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            frame = await self.frame()
+            assert frame["type"] != "error", frame
+            found += frame.get("events", [])
+        return found
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        """The next frame of this kind; others are passed over."""
+        while True:
+            frame = await self.frame()
+            if frame["type"] == kind:
+                return frame
+
+
+@asynccontextmanager
+async def websocket(
+    server: Server, cookies: dict[str, str], query: str = "", *, origin: str | None = None
+) -> AsyncIterator[Socket]:
+    """A signed-in WebSocket client of the stream."""
+    async with connect(
+        f"{server.ws_url}/ws/agents/stream?{query}",
+        additional_headers={"Cookie": cookie_header(cookies)},
+        origin=origin or server.url,  # type: ignore[arg-type]
+        max_size=None,
+    ) as connection:
+        yield Socket(connection)
+
+
+class EventStream:
+    """A Server-Sent Events client (WHATWG HTML, section 9.2) that remembers its last id."""
+
+    def __init__(self, lines: Iterator[str], last_id: str = "") -> None:
+        self._lines = lines
+        self.last_id = last_id
+
+    def messages(self) -> Iterator[tuple[str, Any]]:
+        """(event name, data) pairs; events of agents have the name `message`."""
+        name, data, identity = "message", "", None
+        for line in self._lines:
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                data = value
+            elif field == "id":
+                identity = value
+            elif not line:
+                if identity is not None:
+                    self.last_id = identity
+                if data:
+                    yield name, json.loads(data)
+                name, data, identity = "message", "", None
+
+    def events(self, count: int) -> list[dict[str, Any]]:
+        """The next `count` events, or fewer where the response ends."""
+        found: list[dict[str, Any]] = []
+        for name, data in self.messages():
+            if name == "message":
+                found.append(data)
+                if len(found) == count:
+                    break
+        return found
+
+
+@contextmanager
+def event_stream(
+    server: Server, cookies: dict[str, str], query: str = "", *, last_id: str = ""
+) -> Iterator[EventStream]:
+    """A signed-in Server-Sent Events client of the stream."""
+    headers = {"Cookie": cookie_header(cookies)}
+    if last_id:
+        headers["Last-Event-ID"] = last_id
+    with httpx.stream(
+        "GET",
+        f"{server.url}/api/agents/stream?{query}",
+        headers=headers,
+        timeout=20,
+        verify=False,  # no TLS here, and loading the authorities takes longer than the request
+    ) as response:
+        response.raise_for_status()
+        yield EventStream(response.iter_lines(), last_id)
