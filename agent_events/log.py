@@ -18,6 +18,9 @@ from agent_events.wire import Event
 RESET_GRACE_MS = 5 * 60 * 1000
 """A cursor of another history goes on this long before its own time: clocks differ a little."""
 
+MOST_LOOKS = 8
+"""How often a view looks further back for a filter that matches little; each is some 5,000 rows."""
+
 _MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 
 # One row form for all: what `Event` takes, in its order.
@@ -238,8 +241,8 @@ def latest(
         here = Position(head + 1)
         events: list[Event] = []
         at = here
-        # With a filter a page may be empty though more lies behind: a few looks, not for ever.
-        for _look in range(3):
+        # With a filter a page may be empty though more lies behind: some looks, not for ever.
+        for _look in range(MOST_LOOKS):
             args = _page_args(wanted, at, limit - len(events), filter, settings)
             cursor.execute(_PAGE_BACK, args)
             found, reached = _page(cursor.fetchall())

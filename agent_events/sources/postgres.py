@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
 from agent_events.database import refuse_unusable
+from agent_events.errors import WrongDatabase
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.sequencer import BATCH_CHANNEL, Batch, Sequencer
 from agent_events.window import Window
@@ -75,7 +76,7 @@ class PostgresSource:
                                 yield window
                     finally:
                         await connection.close()
-            except (psycopg.Error, OSError, TimeoutError) as error:
+            except (psycopg.Error, OSError, TimeoutError, WrongDatabase) as error:
                 wait_s = backoff.next_s()
                 logger.warning(
                     "The listening connection failed (%s); reconnecting in %.1f s. Events are "
@@ -192,7 +193,8 @@ class _Connection:
                 self._rung_at = time.monotonic()
             look = wake.polled or wake.announced or self._more
             if self._must_append(wake):
-                look = look or not self._sequencer.leads
+                # Nothing to append may mean that somebody else did, whom we did not hear yet.
+                look = True
                 self._rung_at = None
                 batch = await self._append()
                 self._more = batch is not None
@@ -200,7 +202,6 @@ class _Connection:
                     self._announce(batch.n)
                     if batch.n == at.n + 1:
                         return [LedgerRow(batch.n, at.total + batch.rows, batch.closed_at_ms)]
-                    look = True
             if not look:
                 return []
             rows = await self._ledger_from(at.n)

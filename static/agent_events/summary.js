@@ -1,0 +1,163 @@
+/**
+ * What an event says, in one line. Knows the vocabulary of event types that the product understands; any other type
+ * is shown by its payload's own keys. Payloads are agents' words: nothing here trusts their shape, and all that
+ * comes out is text.
+ */
+
+import { dollars, duration, plural, shortId } from "./format.js";
+import { toNumber } from "./json.js";
+
+/**
+ * @typedef {object} Summary
+ * @property {string} kind family of the type: run, turn, tool, handoff, human, message, guardrail, error or other
+ * @property {"plain" | "error" | "attention"} tone
+ * @property {string} agent what the agent is called
+ * @property {string} subject who or what it is about, may be empty
+ * @property {string} text the rest of the line, may be empty
+ * @property {{name: "model" | "usage" | "time", text: string}[]} facts short figures for the right-hand side
+ */
+
+const LINE_LIMIT = 300;
+
+const ERROR = /(^|[._])(error|failed|failure)$/;
+
+/** Types that are spelled otherwise but mean the same. */
+const ALIASES = { turn_complete: "turn.finished", escalation: "needs_human" };
+
+/** Keys that have their own place, or say where an event belongs rather than what happened. */
+const ELSEWHERE = new Set([
+  "agent", "run_id", "parent_run_id", "thread_id", "step", "tool", "tool_call_id", "model",
+  "usage", "tokens", "cost", "cost_usd", "duration_ms", "latency",
+]);
+
+/** What is read for a line, family by family: first the subject, then the text. */
+const READERS = {
+  run: (p, verb) => ["", firstText(p, "task", "goal", "title", "result", "output", "summary", "input") || `Run ${verb}`],
+  turn: (p, verb) => ["", firstText(p, "text", "output", "summary") || `${turnName(p)} ${verb || "finished"}`],
+  tool: (p) => [firstText(p, "tool", "name") || "tool", brief(p.arguments ?? p.args ?? p.input ?? p.result ?? p.output ?? p)],
+  handoff: (p) => [`${agentName(p.from_agent)} → ${agentName(p.to_agent)}`, firstText(p, "reason", "message", "task")],
+  human: (p) => [firstText(p, "answered_by", "by", "user"), firstText(p, "question", "answer", "reason", "message", "text")],
+  message: (p) => [firstText(p, "role", "from"), firstText(p, "text", "content", "message")],
+  guardrail: (p) => [firstText(p, "name", "guardrail", "rule"), firstText(p, "message", "reason", "action", "result")],
+};
+
+/** @param {{type: string, payload: any}} event @returns {Summary} */
+export function summarise(event) {
+  const type = plainType(event.type);
+  const payload = isRecord(event.payload) ? event.payload : {};
+  const kind = kindOf(type);
+  const tone = toneOf(event.type);
+  const [subject, text] = tone === "error" ? failure(payload, kind) : read(kind, type, payload, event.payload);
+  return {
+    kind,
+    tone,
+    agent: agentLabel(event),
+    subject: clip(subject, 80),
+    text: clip(text, LINE_LIMIT),
+    facts: factsOf(payload),
+  };
+}
+
+/**
+ * What the agent calls itself, where it says so; its id's beginning otherwise.
+ * @param {{agentId: string, payload: any}} event
+ */
+function agentLabel(event) {
+  const name = isRecord(event.payload) ? event.payload.agent : undefined;
+  return typeof name === "string" && name.trim() ? clip(name.trim(), 40) : shortId(event.agentId);
+}
+
+/** @param {string} type as sent @returns {"plain" | "error" | "attention"} how much it matters to whoever watches */
+export function toneOf(type) {
+  if (ERROR.test(type)) return "error";
+  return plainType(type) === "needs_human" ? "attention" : "plain";
+}
+
+function plainType(type) {
+  return Object.hasOwn(ALIASES, type) ? ALIASES[type] : type;
+}
+
+/** @param {string} type @returns {string} */
+function kindOf(type) {
+  if (type === "needs_human" || type.startsWith("human.")) return "human";
+  const family = type.split(".", 1)[0];
+  if (Object.hasOwn(READERS, family)) return family;
+  return ERROR.test(type) ? "error" : "other";
+}
+
+function read(kind, type, payload, whole) {
+  if (!Object.hasOwn(READERS, kind)) return ["", brief(whole)];
+  const [subject, text] = READERS[kind](payload, type.split(".")[1] ?? "");
+  // A known type with unknown keys still shows what it carries.
+  return subject || text ? [subject, text] : ["", brief(whole)];
+}
+
+function failure(payload, kind) {
+  const error = payload.error;
+  const name = firstText(payload, "tool") || (isRecord(error) ? firstText(error, "type") : "");
+  const message = isRecord(error) ? firstText(error, "message", "type") : asText(error);
+  return [name, message || firstText(payload, "message", "reason") || (kind === "error" ? brief(payload) : "failed")];
+}
+
+function factsOf(payload) {
+  const facts = [];
+  const add = (name, text) => facts.push({ name, text });
+  const model = firstText(payload, "model");
+  if (model) add("model", clip(model, 40));
+  const usage = isRecord(payload.usage) ? payload.usage : {};
+  const parts = [usage.input, usage.output].map(toNumber).filter((n) => n !== undefined);
+  const sum = parts.length ? parts.reduce((a, b) => a + b) : undefined;
+  const tokens = toNumber(usage.total) ?? toNumber(payload.tokens) ?? sum;
+  const cost = toNumber(payload.cost_usd) ?? toNumber(payload.cost);
+  const used = [tokens === undefined ? "" : plural(tokens, "token"), cost === undefined ? "" : dollars(cost)];
+  if (used.some(Boolean)) add("usage", used.filter(Boolean).join(" · "));
+  const ms = toNumber(payload.duration_ms) ?? toNumber(payload.latency);
+  if (ms !== undefined) add("time", duration(ms));
+  return facts;
+}
+
+/** @returns {value is Record<string, any>} */
+function isRecord(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function asText(value) {
+  if (typeof value === "string") return value;
+  if (value === null || value === undefined) return "";
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** The first of these keys that holds text (or something worth writing as text). */
+function firstText(payload, ...keys) {
+  for (const key of keys) {
+    const text = asText(payload[key]).trim();
+    if (text) return text;
+  }
+  return "";
+}
+
+/** A value on one line: `key: value · key: value`, without its braces. */
+function brief(value) {
+  if (!isRecord(value)) return asText(value);
+  const parts = [];
+  for (const [key, inner] of Object.entries(value)) {
+    if (ELSEWHERE.has(key)) continue;
+    parts.push(`${key}: ${clip(asText(inner), 120)}`);
+    if (parts.length === 8) break;
+  }
+  return parts.join(" · ");
+}
+
+function agentName(value) {
+  return shortId(asText(value)) || "?";
+}
+
+function turnName(payload) {
+  const step = toNumber(payload.step);
+  return step === undefined ? "Turn" : `Turn ${step}`;
+}
+
+function clip(text, limit) {
+  const line = text.slice(0, limit * 2).replace(/\s+/g, " ");
+  return line.length > limit ? `${line.slice(0, limit - 1)}…` : line;
+}
