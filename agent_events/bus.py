@@ -8,7 +8,7 @@ itself; with a shared layer `manage.py listen_events` does, and this process onl
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,21 +22,25 @@ from agent_events.feed import Feed
 from agent_events.filters import Filter
 from agent_events.layer import LayerReceiver, LayerSink
 from agent_events.log import Log
+from agent_events.position import LATEST
 from agent_events.sources import Sink, Source
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Subscriber
-from agent_events.window import Tenants
+from agent_events.window import Tenants, Window
 
 logger = logging.getLogger("agent_events")
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, "Bus"] = WeakKeyDictionary()
 
 
-def current_bus() -> "Bus":
-    """The bus of the running event loop; made, not started, where there is none yet."""
+def current_bus(*, everything: bool = False) -> "Bus":
+    """The bus of the running event loop; made, not started, where there is none yet.
+
+    `everything` as for `Bus`, where it is made.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _running:
-        _running[loop] = Bus(get_settings())
+        _running[loop] = Bus(get_settings(), everything=everything)
     return _running[loop]
 
 
@@ -62,6 +66,7 @@ class Bus:
         self.feed = Feed(self.log, settings)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
+        self._began = asyncio.Event()  # a window came: what was committed before is in the ledger
 
     async def start(self) -> None:
         """Starts once; later calls return when it has started. Raises ImproperlyConfigured."""
@@ -70,7 +75,7 @@ class Bus:
                 return
             shared = layer_is_shared(self._settings.channel_layer)
             await self.log.open()
-            receiver = LayerReceiver(self._settings, self.feed.take, self.feed.interrupt)
+            receiver = LayerReceiver(self._settings, self._take, self.feed.interrupt)
             channel = await receiver.join()
             self._keep("receiver", lambda: receiver.run(channel))
             if self._everything or not shared:
@@ -96,7 +101,16 @@ class Bus:
     ) -> Subscriber:
         """`Feed.subscribe`, starting the bus if need be."""
         await self.start()
+        if cursor == LATEST and not self._began.is_set():
+            # While nobody subscribed nobody closed batches: "latest" is behind what waits there.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.tick_timeout_s):
+                    await self._began.wait()
         return await self.feed.subscribe(tenants, filter or Filter(), cursor)
+
+    def _take(self, window: Window) -> None:
+        self.feed.take(window)
+        self._began.set()
 
     def _keep(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(_restarting(name, run), name=f"agent_events {name}"))

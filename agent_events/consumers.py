@@ -72,9 +72,16 @@ class Unacknowledged:
             self._room.clear()
 
     def acknowledge(self, cursor: str) -> None:
-        """The client has this frame and all before it (cursors sort as text)."""
-        while self._sent and self._sent[0][0] <= cursor:
-            self._bytes -= self._sent.popleft()[1]
+        """The client has this frame and all before it.
+
+        Only a cursor that was sent counts: a client cannot acknowledge what it has not read.
+        """
+        if not any(sent == cursor for sent, _ in self._sent):
+            return
+        acknowledged = ""
+        while acknowledged != cursor:
+            acknowledged, size = self._sent.popleft()
+            self._bytes -= size
         if self._bytes < self._window_bytes:
             self._room.set()
 
@@ -95,6 +102,15 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         self._unacknowledged = Unacknowledged(self._settings.ack_window_bytes)
         self._pump: asyncio.Task[None] | None = None
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serves one connection, and leaves nothing behind however it ends."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._pump is not None:
+                self._pump.cancel()
+                await asyncio.gather(self._pump, return_exceptions=True)
+
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         """Accepts first: a refused handshake would hide from scripts why."""
         await self.send({"type": "websocket.accept"})
@@ -105,8 +121,8 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         """A client's frame: `ack` or `filter`."""
         try:
             self._handle(json.loads(message.get("text") or ""))
-        except (ValueError, TypeError, KeyError, AttributeError, InvalidFilter) as error:
-            known = isinstance(error, InvalidFilter)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            known = isinstance(error, InvalidFilter)  # (a ValueError)
             await self._refuse(
                 BAD_REQUEST,
                 str(error)
@@ -116,10 +132,7 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             )
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
-        """Leaves nothing behind."""
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+        """The client has gone."""
         raise StopConsumer
 
     def _handle(self, frame: dict[str, Any]) -> None:
@@ -177,7 +190,7 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
     async def _pass_on(self, update: Update) -> None:
         if update.kind is Kind.EVENTS:
             for text, cursor in wire.events_frames(update.events, update.cursor):
-                self._unacknowledged.sent(cursor, len(text))
+                self._unacknowledged.sent(cursor, len(text.encode()))
                 await self._text(text)
         else:
             await self._text(wire.frame(update.kind.value, cursor=update.cursor))

@@ -89,11 +89,13 @@ class Feed:
 
     def take(self, window: Window) -> None:
         """A window from the source, by whatever way. Never raises, never waits."""
+        self._reads.clear()
         for topic in self._topics.values():
             topic.take(window)
 
     def interrupt(self) -> None:
         """No word from the source for long: everybody looks into the log."""
+        self._reads.clear()
         for topic in self._topics.values():
             topic.head = None
             topic.interrupt()
@@ -118,7 +120,8 @@ class Feed:
         subscriber.attach(lambda: topic.head, leave)
         return subscriber
 
-    # Reading, shared: a restart brings everybody back with the same cursor.
+    # Reading, shared: a restart brings everybody back with the same cursor. Who asks after a window
+    # came is never given a read that began before it: it would say "the head" and stop short.
 
     async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
         """`Log.page`, one query for all who ask the same at the same time."""
@@ -135,9 +138,15 @@ class Feed:
         task = self._reads.get(key)
         if task is None:
             task = self._reads[key] = asyncio.create_task(read())
-            task.add_done_callback(lambda _: self._reads.pop(key, None))
+            task.add_done_callback(lambda done: self._forget(key, done))
         # Shielded: a subscriber that leaves must not take the read away from the others.
         return await asyncio.shield(task)
+
+    def _forget(self, key: object, done: asyncio.Task[Any]) -> None:
+        if self._reads.get(key) is done:
+            del self._reads[key]
+        if not done.cancelled():
+            done.exception()  # whoever asked may have left: its failure is nobody's then
 
 
 def _end_of(window: Window) -> Cursor:

@@ -35,9 +35,10 @@ class Filter:
                     f"{len(patterns)} {name} filters; expected {MOST_PATTERNS} at most. "
                     "Use a prefix that ends in *."
                 )
-            if any("\x00" in pattern or len(pattern) > 201 for pattern in patterns):
+            if not all(_storable(pattern) and len(pattern) <= 201 for pattern in patterns):
                 raise InvalidFilter(
-                    f"A {name} filter is over 200 characters long or contains U+0000."
+                    f"A {name} filter is over 200 characters long, or contains U+0000 or half "
+                    "of a surrogate pair."
                 )
         return made
 
@@ -47,6 +48,11 @@ class Filter:
     def matches(self, agent_id: str, event_type: str) -> bool:
         """Is an event of this agent and type wanted?"""
         return _any(self.agents, agent_id) and _any(self.types, event_type)
+
+
+def _storable(text: str) -> bool:
+    """Can PostgreSQL's text hold it?"""
+    return not any(character == "\x00" or "\ud800" <= character <= "\udfff" for character in text)
 
 
 def _any(patterns: tuple[str, ...], value: str) -> bool:

@@ -16,7 +16,7 @@ from agent_events.errors import InvalidCursor
 EARLIEST = "earliest"
 LATEST = "latest"
 
-_CURSOR = re.compile(r"([0-9a-f]{12})-([0-9a-f]{16})-([0-9a-f]{1,12})", re.ASCII)
+_CURSOR = re.compile(r"([0-9a-f]{12})-([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})", re.ASCII)
 _MOST_ID = 2**63 - 1  # bigint
 
 

@@ -76,16 +76,19 @@ def _checked(place: int, event: NewEvent) -> tuple[str, str, str, str]:
             ids.append(str(value if isinstance(value, UUID) else UUID(value)))
         except (ValueError, AttributeError, TypeError) as error:
             raise refuse(f"{name} is {value!r}, expected a UUID.") from error
-    kind = event.event_type
-    if not 1 <= len(kind) <= 200 or "\x00" in kind:
+    kind: Any = event.event_type  # a caller without a type checker may send anything
+    if not isinstance(kind, str) or not 1 <= len(kind) <= 200 or "\x00" in kind:
         raise refuse("event_type must be text of 1 to 200 characters, without U+0000.")
+    try:
+        kind.encode()
+    except UnicodeEncodeError as error:
+        raise refuse("event_type contains half of a surrogate pair.") from error
     try:
         payload = json.dumps(
             event.payload, cls=DjangoJSONEncoder, allow_nan=False, ensure_ascii=False
         )
         payload.encode()
-        kind.encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise refuse(f"the payload is not JSON ({error}).") from error
     if _ESCAPED_NUL.search(payload):
         raise refuse("the payload contains U+0000, which PostgreSQL cannot store in text.")

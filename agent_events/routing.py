@@ -1,4 +1,4 @@
-"""The streams' routes, for `channels.routing.URLRouter`. docs/install.md shows an `asgi.py`."""
+"""The streams' routes, for `channels.routing.URLRouter`. The README shows an `asgi.py`."""
 
 from typing import Any, cast
 

@@ -54,9 +54,10 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         return
     except (psycopg.Error, PoolTimeout) as error:
         logger.warning("A stream could not begin: %s", error)
-        await _refuse(
-            send, 503, "The database is away. Try again in a moment.", [(b"retry-after", b"5")]
-        )
+        # Not a 503: EventSource ends for good on any answer but 200, and the database comes back.
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        body = f": the database is away\nretry: {RETRY_MS}\n\n".encode()
+        await send({"type": "http.response.body", "body": body})
         return
     gone = asyncio.create_task(_gone(receive))
     try:

@@ -216,11 +216,12 @@ class Subscriber:
         except BaseException:
             self._gap = True
             raise
-        self._cursor = page.cursor
-        cursor = str(page.cursor)
         if not page.at_head:
             self._gap = True
+            # With the cursor before the page: a client may be cut off before its events come.
             self._tell(Kind.CATCHING_UP)
+        self._cursor = page.cursor
+        cursor = str(page.cursor)
         if page.events:
             self._notices.append(Update(Kind.EVENTS, cursor, tuple(page.events)))
         if page.at_head:

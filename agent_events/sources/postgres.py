@@ -191,8 +191,9 @@ class _Connection:
                 await self._sequencer.try_lead()
             if wake.rung and not self._sequencer.leads and self._rung_at is None:
                 self._rung_at = time.monotonic()
-            look = wake.polled or wake.announced or self._more
-            if self._must_append(wake):
+            more, self._more = self._more, False
+            look = wake.polled or wake.announced or more
+            if self._must_append(wake, more):
                 # Nothing to append may mean that somebody else did, whom we did not hear yet.
                 look = True
                 self._rung_at = None
@@ -221,9 +222,9 @@ class _Connection:
         self._announced.cancel()
         await asyncio.gather(self._announced, return_exceptions=True)
 
-    def _must_append(self, wake: _Wake) -> bool:
+    def _must_append(self, wake: _Wake, more: bool) -> bool:
         if self._sequencer.leads:
-            return wake.rung or wake.polled or self._more
+            return wake.rung or wake.polled or more
         return self._overdue()
 
     def _overdue(self) -> bool:

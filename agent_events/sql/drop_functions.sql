@@ -11,8 +11,10 @@ DROP FUNCTION @schema@.agent_events_page_back(uuid[], bigint, bigint, integer, t
 DROP FUNCTION @schema@.agent_events_page(uuid[], bigint, bigint, integer, text[], text[], integer);
 DROP FUNCTION @schema@.agent_events_within(uuid[], bigint, bigint, integer, boolean);
 DROP FUNCTION @schema@.agent_events_window(uuid[], bigint, bigint);
+DROP FUNCTION @schema@.agent_events_spans(pg_snapshot, pg_snapshot);
 DROP FUNCTION @schema@.agent_events_batch_of(xid8, bigint, bigint);
 DROP FUNCTION @schema@.agent_events_matches(uuid, text, text[], text[]);
+DROP FUNCTION @schema@.agent_events_patterns(text[]);
 DROP FUNCTION @schema@.agent_events_head();
 DROP TYPE @schema@.agent_event_entry;
 DROP FUNCTION @schema@.agent_events_refuse_truncate();

@@ -16,22 +16,30 @@ AS $$
     SELECT b.n, b.closed_at, b.total FROM @schema@.agent_event_batches AS b ORDER BY b.n DESC LIMIT 1
 $$;
 
--- The filter, in one place: each list is OR, the two together AND, NULL means any; an entry is
--- exact, or a prefix where it ends in `*`. agent_events/filters.py says the same in Python.
+-- A filter's entries as LIKE patterns, once a page: an entry is exact, or a prefix where it ends in
+-- `*`. NULL stays NULL (any), an empty list stays empty (none).
+CREATE FUNCTION @schema@.agent_events_patterns(entries text[])
+RETURNS text[]
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(
+               CASE WHEN right(e.entry, 1) = '*'
+                    THEN regexp_replace(left(e.entry, -1), '([\\%_])', '\\\1', 'g') || '%'
+                    ELSE regexp_replace(e.entry, '([\\%_])', '\\\1', 'g') END), '{}')
+      FROM unnest(entries) AS e(entry)
+$$;
+
+-- The filter, in one place: each list of patterns is OR, the two together AND, NULL means any.
+-- agent_events/filters.py says the same in Python. (No subquery, so that it costs no call a row.)
 CREATE FUNCTION @schema@.agent_events_matches(
     agent_id uuid, event_type text, agents text[], types text[]
 )
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT (agents IS NULL OR EXISTS (
-               SELECT FROM unnest(agents) AS a(want)
-                WHERE agent_id::text = a.want
-                   OR right(a.want, 1) = '*' AND starts_with(agent_id::text, left(a.want, -1))))
-       AND (types IS NULL OR EXISTS (
-               SELECT FROM unnest(types) AS t(want)
-                WHERE event_type = t.want
-                   OR right(t.want, 1) = '*' AND starts_with(event_type, left(t.want, -1))))
+    SELECT (agents IS NULL OR agent_id::text LIKE ANY (agents))
+       AND (types IS NULL OR event_type LIKE ANY (types))
 $$;
 
 -- The batch of a transaction, looked for in batches first..last, one of which must have it.
@@ -40,6 +48,9 @@ CREATE FUNCTION @schema@.agent_events_batch_of(tx xid8, first bigint, last bigin
 RETURNS bigint
 LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     lo  bigint := first;
@@ -59,8 +70,27 @@ BEGIN
 END
 $$;
 
+-- What finished between two snapshots, as ranges [lo, hi) of transaction ids: the new ones, and each
+-- late one (running at `before`) as a range of its own. One index scan a range: an OR over them
+-- loses the index.
+CREATE FUNCTION @schema@.agent_events_spans(before pg_snapshot, upto pg_snapshot)
+RETURNS TABLE (lo xid8, hi xid8)
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.lo, r.hi FROM @schema@.agent_events_ranges(upto, pg_snapshot_xmax(before)) AS r
+    UNION ALL
+    SELECT x, (x::text::bigint + 1)::text::xid8
+      FROM pg_snapshot_xip(before) AS running(x) WHERE pg_visible_in_snapshot(x, upto)
+$$;
+
 -- All events of the whole batches first..last, in no order. `tenants` NULL: every tenant.
--- Cost: an index probe for each tenant and range, and one for each transaction found.
+-- Cost: an index probe for each tenant and range; to place the transactions found, their ids are
+-- looked up among those of the window's ledger rows or, where these would be many for few
+-- transactions, each by an index probe.
+--
+-- OFFSET 0, here and below, keeps the planner from joining in another way than by an index probe
+-- for each outer row: a plan made while the tables were small stays in use when they are not.
 CREATE FUNCTION @schema@.agent_events_window(tenants uuid[], first bigint, last bigint)
 RETURNS SETOF @schema@.agent_event_entry
 LANGUAGE plpgsql STABLE
@@ -68,6 +98,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -76,6 +107,7 @@ DECLARE
     size   bigint;
     los    xid8[];
     his    xid8[];
+    xmaxs  bigint[];
 BEGIN
     SELECT b.seen, -b.total INTO before, size
       FROM @schema@.agent_event_batches AS b WHERE b.n = first - 1;
@@ -86,14 +118,13 @@ BEGIN
             USING ERRCODE = 'no_data_found',
                   HINT = 'They were pruned, or belong to another history. Start from a cursor.';
     END IF;
-    -- Finished between the two snapshots: new ids by range, late ones (running at `before`) each
-    -- as a range of its own. One scan a range: an OR over them loses the index.
-    SELECT array_agg(r.lo), array_agg(r.hi) INTO los, his FROM (
-        SELECT g.lo, g.hi FROM @schema@.agent_events_ranges(upto, pg_snapshot_xmax(before)) AS g
-        UNION ALL
-        SELECT x, (x::text::bigint + 1)::text::xid8
-          FROM pg_snapshot_xip(before) AS running(x) WHERE pg_visible_in_snapshot(x, upto)
-    ) AS r;
+    SELECT array_agg(r.lo), array_agg(r.hi) INTO los, his
+      FROM @schema@.agent_events_spans(before, upto) AS r;
+    IF tenants IS NULL OR last - first < 1000 THEN
+        xmaxs := ARRAY(SELECT pg_snapshot_xmax(b.seen)::text::bigint
+                         FROM @schema@.agent_event_batches AS b
+                        WHERE b.n >= first AND b.n <= last ORDER BY b.n);
+    END IF;
 
     RETURN QUERY
     WITH found AS MATERIALIZED (
@@ -101,7 +132,7 @@ BEGIN
          CROSS JOIN LATERAL (
             SELECT i.* FROM @schema@.agent_events AS i
              WHERE i.tx >= r.lo AND i.tx < r.hi
-               AND (tenants IS NULL OR i.tenant_id = ANY (tenants))
+               AND (tenants IS NULL OR i.tenant_id = ANY (tenants)) OFFSET 0
          ) AS e
          WHERE tenants IS NULL OR size <= 4 * cardinality(tenants)
         UNION ALL
@@ -110,32 +141,51 @@ BEGIN
          CROSS JOIN unnest(los, his) AS r(lo, hi)
          CROSS JOIN LATERAL (
             SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tenant_id = t.id AND i.tx >= r.lo AND i.tx < r.hi
+             WHERE i.tenant_id = t.id AND i.tx >= r.lo AND i.tx < r.hi OFFSET 0
          ) AS e
          WHERE size > 4 * cardinality(tenants)
     ),
-    placed AS MATERIALIZED (
-        SELECT d.tx,
-               CASE WHEN f.n >= first AND pg_visible_in_snapshot(d.tx, f.seen) THEN f.n
-                    ELSE @schema@.agent_events_batch_of(d.tx, greatest(first, f.n), last)
-               END AS n
-          FROM (SELECT DISTINCT tx FROM found) AS d
+    found_tx AS MATERIALIZED (
+        SELECT DISTINCT tx FROM found
+    ),
+    -- The first batch closed beyond a transaction is its own, unless it was still running then.
+    beyond AS (
+        SELECT d.tx, b.n, b.seen, b.closed_at
+          FROM found_tx AS d
+          JOIN (SELECT * FROM @schema@.agent_event_batches AS l
+                 WHERE l.n >= first AND l.n <= last AND xmaxs IS NOT NULL ORDER BY l.n OFFSET 0) AS b
+            ON b.n = first + width_bucket(d.tx::text::bigint, xmaxs)
+        UNION ALL
+        SELECT d.tx, b.n, b.seen, b.closed_at
+          FROM found_tx AS d
          CROSS JOIN LATERAL (
-            SELECT b.n, b.seen FROM @schema@.agent_event_batches AS b
-             WHERE pg_snapshot_xmax(b.seen) > d.tx
-             ORDER BY pg_snapshot_xmax(b.seen), b.n LIMIT 1
-         ) AS f
+            SELECT l.* FROM @schema@.agent_event_batches AS l
+             WHERE pg_snapshot_xmax(l.seen) > d.tx
+             ORDER BY pg_snapshot_xmax(l.seen), l.n LIMIT 1) AS b
+         WHERE xmaxs IS NULL
+    ),
+    placed AS MATERIALIZED (
+        SELECT p.tx, p.n,
+               CASE WHEN p.n = p.beyond THEN p.closed_at
+                    ELSE (SELECT l.closed_at FROM @schema@.agent_event_batches AS l WHERE l.n = p.n)
+               END AS closed_at
+          FROM (
+            SELECT b.tx, b.n AS beyond, b.closed_at,
+                   CASE WHEN b.n >= first AND pg_visible_in_snapshot(b.tx, b.seen) THEN b.n
+                        ELSE @schema@.agent_events_batch_of(b.tx, greatest(first, b.n), last)
+                   END AS n
+              FROM beyond AS b OFFSET 0
+          ) AS p
     )
-    SELECT p.n, b.closed_at, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
-      FROM found AS e
-      JOIN placed AS p ON p.tx = e.tx
-      JOIN @schema@.agent_event_batches AS b ON b.n = p.n;
+    SELECT p.n, p.closed_at, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
+      FROM found AS e JOIN placed AS p ON p.tx = e.tx;
 END
 $$;
 
 -- Up to max_rows events of the one batch, next to `edge` by id: after it in rising order, or with
--- `backwards` before it in falling order (edge NULL: from that end). A batch of more than 20,000
--- events is one huge transaction (or few): its pages come from the index, transaction by transaction.
+-- `backwards` before it in falling order (edge NULL: from that end). The page's ids come first, from
+-- the index alone, then their rows. A batch of up to 20,000 events is looked through for them; a
+-- larger one is one huge transaction, and its pages come from where they begin in the index.
 CREATE FUNCTION @schema@.agent_events_within(
     tenants uuid[], batch bigint, edge bigint, max_rows integer, backwards boolean
 )
@@ -145,85 +195,95 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     the_batch CONSTANT bigint := $2;
-    lo        CONSTANT bigint := CASE WHEN backwards THEN 0 ELSE coalesce(edge, 0) END;
-    hi        CONSTANT bigint := CASE WHEN backwards AND edge IS NOT NULL THEN edge
+    sign      CONSTANT integer := CASE WHEN backwards THEN -1 ELSE 1 END;
+    after_id  CONSTANT bigint := CASE WHEN backwards THEN 0 ELSE coalesce(edge, 0) END;
+    before_id CONSTANT bigint := CASE WHEN backwards AND edge IS NOT NULL THEN edge
                                       ELSE 9223372036854775807 END;
     size      bigint;
     before    pg_snapshot;
     upto      pg_snapshot;
     upto_time timestamptz;
+    los       xid8[];
+    his       xid8[];
     txs       xid8[] := '{}';
-    tx_lo     xid8;
-    span      record;
+    next_tx   xid8;
+    ids       bigint[];
 BEGIN
     SELECT b.seen, -b.total INTO before, size
       FROM @schema@.agent_event_batches AS b WHERE b.n = the_batch - 1;
     SELECT b.seen, size + b.total, b.closed_at INTO upto, size, upto_time
       FROM @schema@.agent_event_batches AS b WHERE b.n = the_batch;
-    IF size <= 20000 OR before IS NULL OR upto IS NULL THEN
-        -- (Window says what is wrong where a ledger row is missing.)
-        IF backwards THEN
-            RETURN QUERY SELECT w.* FROM @schema@.agent_events_window(tenants, the_batch, the_batch) AS w
-                          WHERE w.id < hi ORDER BY w.id DESC LIMIT max_rows;
-        ELSE
-            RETURN QUERY SELECT w.* FROM @schema@.agent_events_window(tenants, the_batch, the_batch) AS w
-                          WHERE w.id > lo ORDER BY w.id LIMIT max_rows;
-        END IF;
-        RETURN;
+    IF before IS NULL OR upto IS NULL THEN
+        PERFORM @schema@.agent_events_window(tenants, the_batch, the_batch); -- says what is wrong
     END IF;
+    SELECT array_agg(r.lo), array_agg(r.hi) INTO los, his
+      FROM @schema@.agent_events_spans(before, upto) AS r;
 
-    -- The transactions of the batch, by hopping from one to the next in the index.
-    FOR span IN
-        SELECT g.lo, g.hi FROM @schema@.agent_events_ranges(upto, pg_snapshot_xmax(before)) AS g
-        UNION ALL
-        SELECT x, (x::text::bigint + 1)::text::xid8
-          FROM pg_snapshot_xip(before) AS running(x) WHERE pg_visible_in_snapshot(x, upto)
-    LOOP
-        tx_lo := span.lo;
-        LOOP
-            SELECT i.tx INTO tx_lo FROM @schema@.agent_events AS i
-             WHERE i.tx >= tx_lo AND i.tx < span.hi ORDER BY i.tx LIMIT 1;
-            EXIT WHEN NOT FOUND;
-            txs := txs || tx_lo;
-            tx_lo := (tx_lo::text::bigint + 1)::text::xid8;
-        END LOOP;
-    END LOOP;
-
-    IF tenants IS NULL AND backwards THEN
-        RETURN QUERY
-        SELECT the_batch, upto_time, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
-          FROM unnest(txs) AS t(tx) CROSS JOIN LATERAL (
-            SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tx = t.tx AND i.id < hi ORDER BY i.id DESC LIMIT max_rows) AS e
-         ORDER BY e.id DESC LIMIT max_rows;
-    ELSIF tenants IS NULL THEN
-        RETURN QUERY
-        SELECT the_batch, upto_time, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
-          FROM unnest(txs) AS t(tx) CROSS JOIN LATERAL (
-            SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tx = t.tx AND i.id > lo ORDER BY i.id LIMIT max_rows) AS e
-         ORDER BY e.id LIMIT max_rows;
-    ELSIF backwards THEN
-        RETURN QUERY
-        SELECT the_batch, upto_time, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
-          FROM unnest(tenants) AS n(id) CROSS JOIN unnest(txs) AS t(tx) CROSS JOIN LATERAL (
-            SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tenant_id = n.id AND i.tx = t.tx AND i.id < hi
-             ORDER BY i.id DESC LIMIT max_rows) AS e
-         ORDER BY e.id DESC LIMIT max_rows;
+    IF size <= 20000 THEN
+        ids := ARRAY(
+            SELECT f.id FROM (
+                SELECT e.id FROM unnest(los, his) AS r(lo, hi) CROSS JOIN LATERAL (
+                    SELECT i.id FROM @schema@.agent_events AS i
+                     WHERE i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
+                 WHERE tenants IS NULL
+                UNION ALL
+                SELECT e.id FROM unnest(tenants) AS t(id)
+                 CROSS JOIN unnest(los, his) AS r(lo, hi) CROSS JOIN LATERAL (
+                    SELECT i.id FROM @schema@.agent_events AS i
+                     WHERE i.tenant_id = t.id AND i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
+                 WHERE size > 4 * cardinality(tenants)
+                UNION ALL
+                SELECT e.id FROM unnest(los, his) AS r(lo, hi) CROSS JOIN LATERAL (
+                    SELECT i.id, i.tenant_id FROM @schema@.agent_events AS i
+                     WHERE i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
+                 WHERE size <= 4 * cardinality(tenants) AND e.tenant_id = ANY (tenants)
+            ) AS f
+             WHERE f.id > after_id AND f.id < before_id
+             ORDER BY sign * f.id LIMIT max_rows);
     ELSE
-        RETURN QUERY
-        SELECT the_batch, upto_time, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
-          FROM unnest(tenants) AS n(id) CROSS JOIN unnest(txs) AS t(tx) CROSS JOIN LATERAL (
-            SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tenant_id = n.id AND i.tx = t.tx AND i.id > lo
-             ORDER BY i.id LIMIT max_rows) AS e
-         ORDER BY e.id LIMIT max_rows;
+        -- The batch's transactions, by hopping from one to the next in the index.
+        FOR r IN 1 .. coalesce(cardinality(los), 0) LOOP
+            next_tx := los[r];
+            LOOP
+                SELECT i.tx INTO next_tx FROM @schema@.agent_events AS i
+                 WHERE i.tx >= next_tx AND i.tx < his[r] ORDER BY i.tx LIMIT 1;
+                EXIT WHEN NOT FOUND;
+                txs := txs || next_tx;
+                next_tx := (next_tx::text::bigint + 1)::text::xid8;
+            END LOOP;
+        END LOOP;
+        IF tenants IS NULL AND backwards THEN
+            ids := ARRAY(SELECT e.id FROM unnest(txs) AS t(tx) CROSS JOIN LATERAL (
+                SELECT i.id FROM @schema@.agent_events AS i WHERE i.tx = t.tx AND i.id < before_id
+                 ORDER BY i.id DESC LIMIT max_rows) AS e ORDER BY e.id DESC LIMIT max_rows);
+        ELSIF tenants IS NULL THEN
+            ids := ARRAY(SELECT e.id FROM unnest(txs) AS t(tx) CROSS JOIN LATERAL (
+                SELECT i.id FROM @schema@.agent_events AS i WHERE i.tx = t.tx AND i.id > after_id
+                 ORDER BY i.id LIMIT max_rows) AS e ORDER BY e.id LIMIT max_rows);
+        ELSIF backwards THEN
+            ids := ARRAY(SELECT e.id FROM unnest(tenants) AS n(id), unnest(txs) AS t(tx), LATERAL (
+                SELECT i.id FROM @schema@.agent_events AS i
+                 WHERE i.tenant_id = n.id AND i.tx = t.tx AND i.id < before_id
+                 ORDER BY i.id DESC LIMIT max_rows) AS e ORDER BY e.id DESC LIMIT max_rows);
+        ELSE
+            ids := ARRAY(SELECT e.id FROM unnest(tenants) AS n(id), unnest(txs) AS t(tx), LATERAL (
+                SELECT i.id FROM @schema@.agent_events AS i
+                 WHERE i.tenant_id = n.id AND i.tx = t.tx AND i.id > after_id
+                 ORDER BY i.id LIMIT max_rows) AS e ORDER BY e.id LIMIT max_rows);
+        END IF;
     END IF;
+
+    RETURN QUERY
+    SELECT the_batch, upto_time, e.id, e.tenant_id, e.agent_id, e.event_type, e.payload, e.created_at
+      FROM unnest(ids) AS f(id)
+     CROSS JOIN LATERAL (
+        SELECT i.* FROM @schema@.agent_events AS i WHERE i.id = f.id OFFSET 0) AS e
+     ORDER BY sign * e.id;
 END
 $$;
 
@@ -241,6 +301,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -254,45 +315,62 @@ DECLARE
     looked   bigint := 0;
     seen     integer;
     remain   integer := max_rows;
+    share    integer;
+    by_rows  bigint;
     filtered CONSTANT boolean := agents IS NOT NULL OR types IS NOT NULL;
+    agents_like CONSTANT text[] := @schema@.agent_events_patterns(agents);
+    types_like  CONSTANT text[] := @schema@.agent_events_patterns(types);
     most     CONSTANT bigint := coalesce(budget, greatest(10 * max_rows, 5000));
     r        @schema@.agent_event_entry;
 BEGIN
+    IF max_rows IS NULL OR max_rows < 1 THEN
+        RAISE EXCEPTION 'agent_events_page: max_rows is %, expected 1 or more', max_rows
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT h.batch INTO head FROM @schema@.agent_events_head() AS h;
     WHILE at_batch <= head AND remain > 0 AND (NOT filtered OR looked < most) LOOP
-        -- A window of whole batches that holds about max_rows rows, or exactly one batch.
+        -- How many rows to look at now. Of several tenants each has a share in them, so that the
+        -- window does not hold as many of each.
+        chunk := CASE WHEN filtered THEN greatest(remain, 1000) ELSE remain END;
+        share := greatest(chunk / greatest(cardinality(tenants), 1), least(chunk, 20));
+        -- A window of whole batches that holds about so many, or exactly one batch.
         last_n := at_batch;
         IF at_id = 0 THEN
             SELECT b.total, pg_snapshot_xmax(b.seen) AS xmax INTO base
               FROM @schema@.agent_event_batches AS b WHERE b.n = at_batch - 1;
-            IF tenants IS NULL THEN
-                SELECT b.n - 1 INTO last_n FROM @schema@.agent_event_batches AS b
-                 WHERE b.n >= at_batch AND b.total > base.total + max_rows
+            -- By rows of every tenant (their totals are known), and by rows of these tenants.
+            by_rows := at_batch;
+            IF tenants IS NULL OR cardinality(tenants) > 1 THEN
+                SELECT b.n - 1 INTO by_rows FROM @schema@.agent_event_batches AS b
+                 WHERE b.n >= at_batch AND b.total > base.total + chunk
                  ORDER BY b.n LIMIT 1;
-            ELSE
+                by_rows := coalesce(by_rows, head);
+            END IF;
+            last_n := at_batch;
+            IF tenants IS NOT NULL THEN
                 SELECT min(nth.tx) INTO nth_tx FROM unnest(tenants) AS t(id) CROSS JOIN LATERAL (
                     SELECT i.tx FROM @schema@.agent_events AS i
                      WHERE i.tenant_id = t.id AND i.tx >= base.xmax
-                     ORDER BY i.tx OFFSET max_rows - 1 LIMIT 1) AS nth;
+                     ORDER BY i.tx OFFSET share - 1 LIMIT 1) AS nth;
                 last_n := NULL;
                 IF nth_tx IS NOT NULL THEN
                     SELECT b.n - 1 INTO last_n FROM @schema@.agent_event_batches AS b
                      WHERE pg_snapshot_xmax(b.seen) > nth_tx
                      ORDER BY pg_snapshot_xmax(b.seen), b.n LIMIT 1;
                 END IF;
+                last_n := coalesce(last_n, head);
             END IF;
-            last_n := greatest(at_batch, least(coalesce(last_n, head), head));
+            last_n := least(greatest(at_batch, by_rows, last_n), head);
         END IF;
 
         IF last_n = at_batch THEN
-            chunk := CASE WHEN filtered THEN greatest(remain, 1000) ELSE remain END;
             seen := 0;
             FOR r IN SELECT w.* FROM @schema@.agent_events_within(
                          tenants, at_batch, nullif(at_id, 0), chunk, false) AS w LOOP
                 seen := seen + 1;
                 at_id := r.id;
                 IF NOT filtered
-                   OR @schema@.agent_events_matches(r.agent_id, r.event_type, agents, types) THEN
+                   OR @schema@.agent_events_matches(r.agent_id, r.event_type, agents_like, types_like) THEN
                     RETURN NEXT r;
                     remain := remain - 1;
                     EXIT WHEN remain = 0;
@@ -306,7 +384,7 @@ BEGIN
         ELSE
             FOR r IN SELECT w.* FROM @schema@.agent_events_window(tenants, at_batch, last_n) AS w
                       WHERE NOT filtered
-                         OR @schema@.agent_events_matches(w.agent_id, w.event_type, agents, types)
+                         OR @schema@.agent_events_matches(w.agent_id, w.event_type, agents_like, types_like)
                       ORDER BY w.batch, w.id LIMIT remain LOOP
                 RETURN NEXT r;
                 at_batch := r.batch;
@@ -316,7 +394,7 @@ BEGIN
             IF remain > 0 THEN
                 at_batch := last_n + 1;
                 at_id := 0;
-                looked := looked + max_rows;
+                looked := looked + chunk;
             END IF;
         END IF;
     END LOOP;
@@ -342,6 +420,7 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -355,15 +434,25 @@ DECLARE
     looked   bigint := 0;
     seen     integer;
     remain   integer := max_rows;
+    share    integer;
+    by_rows  bigint;
     filtered CONSTANT boolean := agents IS NOT NULL OR types IS NOT NULL;
+    agents_like CONSTANT text[] := @schema@.agent_events_patterns(agents);
+    types_like  CONSTANT text[] := @schema@.agent_events_patterns(types);
     most     CONSTANT bigint := coalesce(budget, greatest(10 * max_rows, 5000));
     r        @schema@.agent_event_entry;
 BEGIN
+    IF max_rows IS NULL OR max_rows < 1 THEN
+        RAISE EXCEPTION 'agent_events_page_back: max_rows is %, expected 1 or more', max_rows
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT bus.oldest INTO oldest FROM @schema@.agent_event_bus AS bus;
     SELECT least(at_batch, h.batch + 1), CASE WHEN at_batch > h.batch THEN 0 ELSE at_id END
       INTO at_batch, at_id FROM @schema@.agent_events_head() AS h;
     WHILE (at_batch > oldest OR at_batch = oldest AND at_id > 0)
           AND remain > 0 AND (NOT filtered OR looked < most) LOOP
+        chunk := CASE WHEN filtered THEN greatest(remain, 1000) ELSE remain END;
+        share := greatest(chunk / greatest(cardinality(tenants), 1), least(chunk, 20));
         IF at_id > 0 THEN
             first_n := at_batch;
         ELSE
@@ -371,34 +460,38 @@ BEGIN
             at_batch := at_batch - 1;
             SELECT b.total, pg_snapshot_xmax(b.seen) AS xmax INTO base
               FROM @schema@.agent_event_batches AS b WHERE b.n = at_batch;
-            first_n := NULL;
-            IF tenants IS NULL THEN
-                SELECT b.n + 2 INTO first_n FROM @schema@.agent_event_batches AS b
-                 WHERE b.n < at_batch AND b.total < base.total - max_rows
+            by_rows := at_batch;
+            IF tenants IS NULL OR cardinality(tenants) > 1 THEN
+                SELECT b.n + 2 INTO by_rows FROM @schema@.agent_event_batches AS b
+                 WHERE b.n < at_batch AND b.total < base.total - chunk
                  ORDER BY b.n DESC LIMIT 1;
-            ELSE
+                by_rows := coalesce(by_rows, oldest);
+            END IF;
+            first_n := at_batch;
+            IF tenants IS NOT NULL THEN
                 SELECT max(nth.tx) INTO nth_tx FROM unnest(tenants) AS t(id) CROSS JOIN LATERAL (
                     SELECT i.tx FROM @schema@.agent_events AS i
                      WHERE i.tenant_id = t.id AND i.tx < base.xmax
-                     ORDER BY i.tx DESC OFFSET max_rows - 1 LIMIT 1) AS nth;
+                     ORDER BY i.tx DESC OFFSET share - 1 LIMIT 1) AS nth;
+                first_n := NULL;
                 IF nth_tx IS NOT NULL THEN
                     SELECT b.n + 1 INTO first_n FROM @schema@.agent_event_batches AS b
                      WHERE pg_snapshot_xmax(b.seen) > nth_tx
                      ORDER BY pg_snapshot_xmax(b.seen), b.n LIMIT 1;
                 END IF;
+                first_n := coalesce(first_n, oldest);
             END IF;
-            first_n := least(at_batch, greatest(coalesce(first_n, oldest), oldest));
+            first_n := greatest(least(at_batch, by_rows, first_n), oldest);
         END IF;
 
         IF first_n = at_batch THEN
-            chunk := CASE WHEN filtered THEN greatest(remain, 1000) ELSE remain END;
             seen := 0;
             FOR r IN SELECT w.* FROM @schema@.agent_events_within(
                          tenants, at_batch, nullif(at_id, 0), chunk, true) AS w LOOP
                 seen := seen + 1;
                 at_id := r.id;
                 IF NOT filtered
-                   OR @schema@.agent_events_matches(r.agent_id, r.event_type, agents, types) THEN
+                   OR @schema@.agent_events_matches(r.agent_id, r.event_type, agents_like, types_like) THEN
                     RETURN NEXT r;
                     remain := remain - 1;
                     EXIT WHEN remain = 0;
@@ -411,7 +504,7 @@ BEGIN
         ELSE
             FOR r IN SELECT w.* FROM @schema@.agent_events_window(tenants, first_n, at_batch) AS w
                       WHERE NOT filtered
-                         OR @schema@.agent_events_matches(w.agent_id, w.event_type, agents, types)
+                         OR @schema@.agent_events_matches(w.agent_id, w.event_type, agents_like, types_like)
                       ORDER BY w.batch DESC, w.id DESC LIMIT remain LOOP
                 RETURN NEXT r;
                 at_batch := r.batch;
@@ -421,7 +514,7 @@ BEGIN
             IF remain > 0 THEN
                 at_batch := first_n;
                 at_id := 0;
-                looked := looked + max_rows;
+                looked := looked + chunk;
             END IF;
         END IF;
     END LOOP;

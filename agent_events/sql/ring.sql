@@ -9,11 +9,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT bus.bodies FROM @schema@.agent_event_bus AS bus), false)
 $$;
+-- Said, not assumed: default privileges may have taken it from everybody, and INSERTs would fail.
+GRANT EXECUTE ON FUNCTION @schema@.agent_events_bodies() TO PUBLIC;
 
 -- Rings once a statement: the doorbell `agent_events` (no body) for the bus, and
 -- `agent_event_<tenant>` for anybody else: {"id","agentId","type","payload"} for each event, the
 -- payload left out where the body would reach NOTIFY's 8,000 bytes; {"batch":null,"count"} for
--- more than 100 events of a tenant in one statement.
+-- more than 100 events of a tenant in one statement. 100 such notifications in a transaction.
 -- It must never fail an INSERT: it rings nothing while the notification queue is half full (a
 -- full one fails every notifying commit), and whoever was not rung polls.
 CREATE FUNCTION @schema@.agent_events_ring()
@@ -34,7 +36,7 @@ BEGIN
     END IF;
     PERFORM pg_notify('agent_events', '');
 
-    -- After 100 notifications in one transaction the doorbell alone.
+    -- After 100 notifications in one transaction (or statement) the doorbell alone.
     -- (Whatever else somebody put into that setting counts as 0: it must not fail the INSERT.)
     rung := coalesce(substring(current_setting('agent_events.rung', true), '^[0-9]{1,3}$'), '0');
     IF rung >= 100 OR NOT @schema@.agent_events_bodies() THEN
@@ -42,9 +44,12 @@ BEGIN
     END IF;
     SELECT rung + count(pg_notify('agent_event_' || made.tenant_id, made.body)) INTO rung
       FROM (
+        SELECT e.tenant_id, '{"batch":null,"count":' || count(*) || '}' AS body
+          FROM inserted AS e GROUP BY e.tenant_id HAVING count(*) > 100
+        UNION ALL
         SELECT told.tenant_id,
                CASE WHEN octet_length(told.head || told.tail) < 8000
-                    THEN told.head || told.tail ELSE told.head || '}' END AS body
+                    THEN told.head || told.tail ELSE told.head || '}' END
           FROM (
             SELECT i.tenant_id,
                    '{"id":' || i.id || ',"agentId":"' || i.agent_id
@@ -55,9 +60,6 @@ BEGIN
              WHERE i.many <= 100
              ORDER BY i.id
           ) AS told
-        UNION ALL
-        SELECT e.tenant_id, '{"batch":null,"count":' || count(*) || '}'
-          FROM inserted AS e GROUP BY e.tenant_id HAVING count(*) > 100
          LIMIT 100 - rung
       ) AS made;
     PERFORM set_config('agent_events.rung', rung::text, true);

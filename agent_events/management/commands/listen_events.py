@@ -111,11 +111,19 @@ class Command(BaseCommand):
         from daphne.endpoints import build_endpoint_description_strings
         from daphne.server import Server
 
-        tasks = []
+        tails = []
+
+        async def tail() -> None:
+            # The bus of the server's own loop: the doors below share it.
+            try:
+                await self._tail(current_bus(everything=self.shared))
+            except Exception as error:
+                server.stop()
+                raise CommandError(str(error)) from error
 
         def ready() -> None:
             self.stderr.write(f"Serving http://{host}:{port}/")
-            tasks.append(asyncio.get_event_loop().create_task(self._tail(current_bus())))
+            tails.append(asyncio.get_event_loop().create_task(tail()))
 
         server = Server(
             import_string(django_settings.ASGI_APPLICATION),
@@ -123,6 +131,9 @@ class Command(BaseCommand):
             ready_callable=ready,
         )
         server.run()
+        for task in tails:
+            if task.done() and not task.cancelled():
+                task.result()
         if not server.listening_addresses:
             raise CommandError(f"{host}:{port} cannot be listened on; is another server there?")
 

@@ -1,0 +1,38 @@
+"""What the environment says: the one place that reads it, and its defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 8000
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+
+
+def data_dir() -> Path:
+    """`DATA_DIR`: where this clone keeps what it makes itself; `.data` in the clone if unset."""
+    return Path(os.environ.get("DATA_DIR") or BASE_DIR / ".data").expanduser().absolute()
+
+
+def port() -> int:
+    """`PORT`: where `make run` serves, 8000 if unset.
+
+    Raises:
+        ValueError: it is not a port.
+    """
+    text = os.environ.get("PORT") or str(DEFAULT_PORT)
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise ValueError(f"PORT must be a number from 1 to 65535, not {text!r}.")
+    return int(text)
+
+
+def database_url() -> str | None:
+    """`DATABASE_URL`: a PostgreSQL server of one's own, None for the embedded one."""
+    return os.environ.get("DATABASE_URL") or None
+
+
+def debug() -> bool:
+    """`DJANGO_DEBUG`: on by default with the embedded server, which is for trying things out."""
+    said = os.environ.get("DJANGO_DEBUG")
+    return database_url() is None if said is None else said.strip().lower() in TRUE_WORDS

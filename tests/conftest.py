@@ -1,0 +1,182 @@
+"""Fixtures: a real PostgreSQL, a fresh database for each test, real servers, a real browser.
+
+With pytest-xdist every worker has a PostgreSQL of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.sql import SQL, Identifier, Literal
+
+from project.embedded import EmbeddedPostgres
+from tests.support import Server, manage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+REQUIRE_ALL = bool(os.environ.get("AGENT_EVENTS_REQUIRE_ALL"))
+
+# Chromium would otherwise call its maker's servers.
+CHROMIUM_FLAGS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--metrics-recording-only",
+    "--no-first-run",
+    "--no-default-browser-check",
+]
+
+# A clone's own settings must not leak into the tests.
+for name in ("DATABASE_URL", "AGENT_EVENTS_BROKER_URL", "DATA_DIR", "PORT"):
+    os.environ.pop(name, None)
+
+
+def find_program(name: str) -> str:
+    """Path of an optional program; skips the test without it, or fails it if all are required."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        message = f"{name} is not installed (apt-get install {name})"
+        if REQUIRE_ALL:
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The PostgreSQL server of this test run. It dies with the run, even by kill -9."""
+    folder = Path(tempfile.mkdtemp(prefix="agent-events-tests-"))
+    folder.chmod(0o711)  # the server may run as another user than we
+    server = EmbeddedPostgres(
+        folder / "data",
+        settings={
+            "fsync": "off",
+            "max_connections": "200",
+            "max_prepared_transactions": "20",
+        },
+        die_with_parent=True,
+    )
+    server.start()
+    yield server
+    server.destroy()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(postgres: EmbeddedPostgres) -> None:
+    """Point Django's own test database (fixtures `db`, `transactional_db`) to `postgres`."""
+    from django.conf import settings
+    from django.db import connections
+
+    parts = conninfo_to_dict(postgres.dsn())
+    found = {
+        "NAME": parts["dbname"],
+        "USER": parts["user"],
+        "PASSWORD": parts["password"],
+        "HOST": parts["host"],
+        "PORT": str(parts["port"]),
+    }
+    settings.DATABASES["default"].update(found)
+    connections["default"].settings_dict.update(found)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: EmbeddedPostgres) -> str:
+    """Name of a database that `manage.py migrate` has prepared, to be copied."""
+    name = "template_agent_events"
+    with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    manage("migrate", "--skip-checks", "--verbosity=0", dsn=postgres.dsn(name))
+    return name
+
+
+@pytest.fixture
+def dsn(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """libpq URL of a fresh, migrated database, which is dropped after the test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(
+            SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                Identifier(name), Identifier(template_database)
+            )
+        )
+        yield postgres.dsn(name)
+        # A prepared transaction left over by a test would forbid the drop.
+        left = connection.execute(
+            "SELECT gid FROM pg_prepared_xacts WHERE database = %s", [name]
+        ).fetchall()
+        if left:
+            with psycopg.connect(postgres.dsn(name), autocommit=True) as inside:
+                for (gid,) in left:
+                    inside.execute(SQL("ROLLBACK PREPARED {}").format(Literal(gid)))
+        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Connect]:
+    """`connect(**kwargs)`: a psycopg connection to `dsn`, autocommit unless told otherwise."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def open_connection(**kwargs: Any) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(dsn, **{"autocommit": True, **kwargs})
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def server(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """`server(env={}, port=None, args=(), command=None)`: a started server process on `dsn`."""
+    started: list[Server] = []
+
+    def start(**kwargs: Any) -> Server:
+        one = Server(dsn, tmp_path / f"server-{len(started)}.log", **kwargs)
+        started.append(one)
+        return one.start()
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, driven by Playwright's synchronous interface.
+
+    For a module, not for the session: while it is open its event loop counts as running in the
+    main thread, where no asynchronous test can run then. Keep such tests in other modules.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = find_program("chromium")
+    flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page in a browser context of its own, without cookies."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()

@@ -1,0 +1,153 @@
+"""A real server process, as a deployment would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from tests.support.database import ROOT
+from tests.support.waiting import wait_until
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at 127.0.0.1 right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`python -m daphne` on a database, from `start()` to `stop()`.
+
+    Attributes:
+        process: the running process, None while stopped.
+        port: stays the same over restarts.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        log_file: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        port: int | None = None,
+        args: Sequence[str] = (),
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """Args:
+        env: environment variables on top of DATABASE_URL and DJANGO_DEBUG=1.
+        args: more arguments for Daphne.
+        command: what to run instead of Daphne; `{port}` in it is replaced.
+        """
+        self.port = port or free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
+        self._log_file = log_file
+        self._output: IO[bytes] | None = None
+        daphne = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", *args]
+        self._command = [
+            part.replace("{port}", str(self.port))
+            for part in command or [*daphne, "project.asgi:application"]
+        ]
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        """`ws://127.0.0.1:PORT`, without a slash at the end."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    def start(self) -> Server:
+        """Start the process and wait until it answers."""
+        self._output = self._log_file.open("ab")
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output
+        )
+        wait_until(self._answers, START_TIMEOUT_S, f"{self.url} to answer")
+        return self
+
+    def stop(self) -> int | None:
+        """End it by SIGTERM (SIGKILL after 10 s); return its exit code, None if none ran."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int | None:
+        """End it by SIGKILL: it can clean up nothing."""
+        return self._end(signal.SIGKILL)
+
+    def restart(self) -> Server:
+        """Stop and start again, on the same port."""
+        self.stop()
+        return self.start()
+
+    def log(self) -> str:
+        """All that it has printed, over all of its restarts."""
+        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended by itself:\n{self.log()}")
+        try:
+            return httpx.get(f"{self.url}/accounts/login/", timeout=5).status_code < 600
+        except httpx.TransportError:
+            return False
+
+    def _end(self, number: signal.Signals) -> int | None:
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a test may have frozen it
+            process.send_signal(number)
+        try:
+            return process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+        finally:
+            if self._output is not None:
+                self._output.close()
+
+
+def login(server: Server, username: str, password: str | None = None) -> dict[str, str]:
+    """Sign in over HTTP, as a browser does, and return the cookies (`sessionid`, `csrftoken`).
+
+    Args:
+        password: the same as `username` if left out, as `make_user` does.
+    """
+    with httpx.Client(base_url=server.url, timeout=10) as client:
+        page = client.get("/accounts/login/")
+        page.raise_for_status()
+        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+        assert token is not None, f"no CSRF token in the sign-in page:\n{page.text[:500]}"
+        answer = client.post(
+            "/accounts/login/",
+            data={
+                "csrfmiddlewaretoken": token[1],
+                "username": username,
+                "password": password or username,
+            },
+            headers={"Referer": f"{server.url}/accounts/login/"},
+        )
+        assert answer.status_code == 302, f"could not sign in as {username}: {answer.status_code}"
+        return dict(client.cookies)
+
+
+def cookie_header(cookies: Mapping[str, str]) -> str:
+    """The cookies as the value of a `Cookie` header, for WebSocket clients."""
+    return "; ".join(f"{name}={value}" for name, value in cookies.items())

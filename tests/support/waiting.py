@@ -1,0 +1,31 @@
+"""Waiting for conditions: tests never sleep for a fixed time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(
+    predicate: Callable[[], T],
+    timeout_s: float = 10.0,
+    what: str = "the condition",
+    interval_s: float = 0.02,
+) -> T:
+    """Call `predicate` until it returns something true, and return that.
+
+    Raises:
+        AssertionError: it did not within `timeout_s` seconds; the message names `what` and the
+            last value.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s} s for {what}; last value: {value!r}")
+        time.sleep(interval_s)

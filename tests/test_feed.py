@@ -1,0 +1,458 @@
+"""Source, layer and feed on a real PostgreSQL: whatever the way loses, nobody's stream does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+import pytest
+from channels.layers import InMemoryChannelLayer, channel_layers
+from psycopg.rows import TupleRow
+
+from agent_events.bus import pump
+from agent_events.conf import Settings
+from agent_events.feed import Feed
+from agent_events.filters import Filter
+from agent_events.layer import GROUP, LayerReceiver, LayerSink
+from agent_events.log import Log
+from agent_events.position import Cursor, Position
+from agent_events.sources.postgres import PostgresSource
+from agent_events.subscriber import Kind, Subscriber
+from agent_events.window import Tenants
+from tests.conftest import Connect
+from tests.support.streams import insert
+
+HARBOUR, MEADOW = (str(uuid.UUID(int=n)) for n in (1, 2))
+OPTIONS = Settings(poll_interval_s=0.2, tick_timeout_s=0.7, page_rows=20, heartbeat_s=0.5)
+LOCK = """
+    SELECT pg_advisory_lock(
+        hashtextextended('agent_events sequencer', 'agent_events'::regclass::oid::bigint))
+"""
+
+
+class LossyLayer(InMemoryChannelLayer):
+    """A layer that loses, repeats and delays messages, always in the same way for a seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._dice = random.Random(seed)
+        self._delayed: deque[dict[str, Any]] = deque()
+        self.lost = self.repeated = self.overtaken = 0
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        fate = self._dice.random()
+        if fate < 0.25:
+            self.lost += 1
+        elif fate < 0.5:
+            self._delayed.append(message)
+            return
+        else:
+            await super().group_send(group, message)
+            if fate < 0.65:
+                self.repeated += 1
+                await super().group_send(group, message)
+        while self._delayed and self._dice.random() < 0.6:
+            self.overtaken += 1
+            await super().group_send(group, self._delayed.pop())
+
+
+@dataclass
+class Process:
+    """What a process has: a log, a feed, a layer, sources."""
+
+    log: Log
+    feed: Feed
+    layer: InMemoryChannelLayer
+    sources: list[PostgresSource]
+
+    async def live(self, tenants: Tenants, filter: Filter | None = None) -> Subscriber:
+        """A subscriber that stands at the head."""
+        subscriber = await self.feed.subscribe(tenants, filter or Filter(), "latest")
+        async with asyncio.timeout(10):
+            while (await subscriber.next(5)).kind is not Kind.LIVE:
+                pass
+        return subscriber
+
+
+@asynccontextmanager
+async def process(
+    dsn: str,
+    *,
+    layer: InMemoryChannelLayer | None = None,
+    sources: int = 1,
+    options: Settings = OPTIONS,
+) -> AsyncIterator[Process]:
+    """A process's parts, running."""
+    alias = f"layer-{uuid.uuid4()}"
+    layer = layer or InMemoryChannelLayer()
+    channel_layers.set(alias, layer)
+    options = replace(options, channel_layer=alias)
+    log = Log(dsn, options)
+    await log.open()
+    feed = Feed(log, options)
+    made = [PostgresSource(dsn, log, options, feed.watched) for _ in range(sources)]
+    receiver = LayerReceiver(options, feed.take, feed.interrupt)
+    tasks = [asyncio.create_task(receiver.run(await receiver.join()))]
+    tasks += [asyncio.create_task(pump(source, LayerSink(alias))) for source in made]
+    try:
+        yield Process(log, feed, layer, made)
+        for task in tasks:
+            assert not task.done(), task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await log.close()
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float = 15) -> None:
+    """Waits for a condition in the database."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not await condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"waited {timeout_s} s for {what}") from None
+
+
+async def take(subscriber: Subscriber, count: int, timeout_s: float = 20) -> list[int]:
+    """The next `count` events' ids, then nothing more that is already there."""
+    seen: list[int] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            while len(seen) < count:
+                seen += [event.id for event in (await subscriber.next(0.3)).events]
+    except TimeoutError:
+        raise AssertionError(f"{len(seen)} of {count} events came: {seen}") from None
+    return seen
+
+
+async def take_to_the_head(subscriber: Subscriber, head: Position) -> list[int]:
+    """All events' ids until the subscriber's cursor says that it has come to `head`."""
+    seen: list[int] = []
+    async with asyncio.timeout(20):
+        while Cursor.parse(subscriber.cursor).position < head:
+            seen += [event.id for event in (await subscriber.next(0.3)).events]
+    return seen
+
+
+def in_order(connection: psycopg.Connection[TupleRow], tenant: str | None) -> list[int]:
+    """What the log says, in its order."""
+    rows = connection.execute("SELECT id FROM agent_events_read(%s, 1, 0, 1000000)", [tenant])
+    return [row[0] for row in rows.fetchall()]
+
+
+async def everything_sequenced(connection: psycopg.Connection[TupleRow]) -> Position:
+    """Waits until the ledger has every committed event; returns the position behind it all."""
+
+    async def complete() -> bool:
+        row = connection.execute(
+            "SELECT total = (SELECT count(*) FROM agent_events) FROM agent_events_head()"
+        ).fetchone()
+        return bool(row and row[0])
+
+    await until(complete, "all events to be in the ledger")
+    row = connection.execute("SELECT batch FROM agent_events_head()").fetchone()
+    assert row is not None
+    return Position(row[0] + 1)
+
+
+async def write(dsn: str, seed: int, rounds: int = 40) -> None:
+    """A producer: transactions of several events, some rolled back, some late."""
+    dice = random.Random(seed)
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        for _ in range(rounds):
+            for _ in range(dice.randint(1, 3)):
+                await connection.execute(
+                    "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
+                    " VALUES (%s, %s, %s, '{}')",
+                    [dice.choice((HARBOUR, MEADOW)), uuid.uuid4(), dice.choice(("a", "b"))],
+                )
+                if dice.random() < 0.3:
+                    await connection.execute("SELECT pg_sleep(%s)", [dice.random() * 0.1])
+            await (connection.rollback() if dice.random() < 0.2 else connection.commit())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_a_layer_that_loses_repeats_and_reorders_costs_nobody_an_event(
+    dsn: str, connect: Connect, seed: int
+) -> None:
+    layer = LossyLayer(seed)
+    async with process(dsn, layer=layer, sources=2) as one:
+        viewers: dict[Subscriber, str | None] = {
+            await one.live((HARBOUR,)): HARBOUR,
+            await one.live((MEADOW,)): MEADOW,
+            await one.live((HARBOUR, MEADOW)): None,
+            await one.live(None): None,
+        }
+        connection = connect()
+        written = asyncio.gather(*(write(dsn, seed * 10 + n) for n in range(3)))
+        seen: dict[Subscriber, list[int]] = {viewer: [] for viewer in viewers}
+
+        async def follow(viewer: Subscriber) -> None:
+            while not written.done():
+                seen[viewer] += [event.id for event in (await viewer.next(0.1)).events]
+
+        await asyncio.gather(*map(follow, viewers))
+        await written
+        head = await everything_sequenced(connection)
+        for viewer, tenant in viewers.items():
+            seen[viewer] += await take_to_the_head(viewer, head)
+            assert seen[viewer] == in_order(connection, tenant)
+    assert layer.lost
+    assert layer.repeated
+    assert layer.overtaken
+
+
+async def test_a_receiver_thrown_out_of_its_group_comes_back_and_misses_nothing(
+    dsn: str, connect: Connect
+) -> None:
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        connection = connect()
+        before = insert(connection, HARBOUR)
+        assert await take(viewer, 1) == [before]
+        (channel,) = one.layer.groups[GROUP]
+        one.layer._remove_from_groups(channel)  # as the layer does after `expiry`
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 3) == made
+        await until(lambda: _is_member(one.layer, channel), "the receiver to join again")
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 3) == made
+
+
+async def _is_member(layer: InMemoryChannelLayer, channel: str) -> bool:
+    return channel in layer.groups.get(GROUP, ())
+
+
+async def test_a_killed_listening_connection_is_replaced_and_nothing_is_lost(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        made, seen = [], []
+        for _ in range(3):
+            made += [insert(connection, HARBOUR) for _ in range(2)]
+            await until(
+                lambda: _rows(
+                    connection,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                    " current_database() AND application_name = 'agent_events bus'",
+                ),
+                "the listening connection",
+            )
+            made += [insert(connection, HARBOUR) for _ in range(2)]
+            seen += await take(viewer, len(made) - len(seen))
+        assert seen == made == in_order(connection, HARBOUR)
+
+
+async def test_killed_reading_connections_delay_events_and_lose_none(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        made = []
+        for _ in range(3):
+            made.append(insert(connection, HARBOUR))
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND pid <> pg_backend_pid()"
+            )
+            made.append(insert(connection, HARBOUR))
+        assert await take(viewer, len(made)) == made
+
+
+async def _rows(connection: psycopg.Connection[TupleRow], query: str) -> list[TupleRow]:
+    return connection.execute(query).fetchall()
+
+
+async def test_two_processes_see_the_same_though_one_of_them_sequences(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one, process(dsn) as other:
+        viewers = [await one.live(None), await other.live(None)]
+        await until(lambda: _rows(connection, _LEADERS), "somebody to lead")
+        assert len(await _rows(connection, _LEADERS)) == 1
+        made = [insert(connection, HARBOUR) for _ in range(10)]
+        for viewer in viewers:
+            assert await take(viewer, 10) == made
+
+
+_LEADERS = """
+    SELECT DISTINCT l.pid FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+     WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()
+       AND a.application_name = 'agent_events bus'
+"""
+
+
+async def test_a_leader_that_does_nothing_delays_events_by_the_followers_patience_only(
+    dsn: str, connect: Connect
+) -> None:
+    connection, sleeper = connect(), connect()
+    sleeper.execute(LOCK)
+    options = replace(OPTIONS, poll_interval_s=60, tick_timeout_s=120, follow_patience_s=0.1)
+    async with process(dsn, options=options) as one:
+        viewer = await one.live((HARBOUR,))
+        for _ in range(3):
+            made = [insert(connection, HARBOUR) for _ in range(3)]
+            assert await take(viewer, 3, timeout_s=10) == made
+        # Having stood in for the leader once, it waits again: it does not ask without end.
+        asked = await _commits_of_the_database(connection)
+        assert await viewer.next(1.0)
+        assert await _commits_of_the_database(connection) - asked < 100
+
+
+async def _commits_of_the_database(connection: psycopg.Connection[TupleRow]) -> int:
+    """As far as the backends have told: each does so after a second at the latest, if busy."""
+    connection.execute("SELECT pg_stat_clear_snapshot()")
+    row = connection.execute(
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_who_leads_next_closes_what_the_dead_leader_left(dsn: str, connect: Connect) -> None:
+    connection = connect()
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(process(dsn))
+        await first.live(None)
+        await until(lambda: _rows(connection, _LEADERS), "the first to lead")
+        second = await stack.enter_async_context(process(dsn))
+        viewer = await second.live(None)
+        ((leader,),) = await _rows(connection, _LEADERS)
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        connection.execute("SELECT pg_terminate_backend(%s)", [leader])
+        made += [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 6) == made
+
+        async def somebody_else_leads() -> bool:
+            pids = await _rows(connection, _LEADERS)
+            return bool(pids) and pids != [(leader,)]
+
+        await until(somebody_else_leads, "another to lead")
+
+
+async def test_without_any_notification_the_poll_finds_the_events(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect(autocommit=False)
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        connection.execute("SET LOCAL agent_events.quiet = on")
+        made = insert(connection, HARBOUR)
+        connection.commit()
+        assert await take(viewer, 1) == [made]
+
+
+async def test_a_transaction_too_large_for_a_window_is_read_from_the_log(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    options = replace(OPTIONS, slice_rows=10, batch_limit=25, page_rows=7)
+    async with process(dsn, options=options) as one:
+        viewers = {
+            await one.live((HARBOUR,)): HARBOUR,
+            await one.live(None): None,
+            await one.live(None, Filter.of([], ["b"])): "b",
+        }
+        connection.execute(
+            "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
+            " SELECT %s, gen_random_uuid(), CASE n %% 2 WHEN 0 THEN 'a' ELSE 'b' END, '{}'"
+            " FROM generate_series(1, 100) AS n",
+            [HARBOUR],
+        )
+        for _ in range(10):
+            insert(connection, MEADOW, kind="b")
+        head = await everything_sequenced(connection)
+        expected = {tenant: in_order(connection, tenant) for tenant in (HARBOUR, None)}
+        expected["b"] = [
+            row[0]
+            for row in connection.execute(
+                "SELECT id FROM agent_events_read(NULL, 1, 0, 1000, NULL, '{b}')"
+                " WHERE tenant_id IS NOT NULL"
+            ).fetchall()
+        ]
+        for viewer, key in viewers.items():
+            assert await take_to_the_head(viewer, head) == expected[key]
+
+
+async def test_a_subscriber_that_does_not_read_is_bounded_and_then_misses_nothing(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    options = replace(OPTIONS, queue_events=5, queue_bytes=200)
+    async with process(dsn, options=options) as one:
+        slow, quick = await one.live((HARBOUR,)), await one.live((HARBOUR,))
+        made = []
+        for _ in range(30):
+            made.append(insert(connection, HARBOUR, payload='"' + "x" * 30 + '"'))
+            assert await take(quick, 1) == made[-1:]
+            assert slow._waiting <= 5
+            assert slow._waiting_bytes <= 200
+        assert await take(slow, 30) == made
+
+
+async def test_what_is_pruned_before_it_was_read_is_said(dsn: str, connect: Connect) -> None:
+    connection = connect()
+    for _ in range(4):
+        insert(connection, HARBOUR)
+        connection.execute("SELECT agent_events_append()")
+    ids = in_order(connection, HARBOUR)
+    async with process(dsn, options=replace(OPTIONS, page_rows=1)) as one:
+        viewer = await one.feed.subscribe((HARBOUR,), Filter(), "earliest")
+        kinds, seen = [], []
+        while not seen:
+            seen += [event.id for event in (await viewer.next(5)).events]
+        connection.execute("UPDATE agent_event_bus SET oldest = 4")
+        connection.execute("DELETE FROM agent_event_batches WHERE n < 3")
+        connection.execute("DELETE FROM agent_events WHERE id < %s", [ids[3]])
+        while len(seen) < 2:
+            update = await viewer.next(5)
+            kinds.append(update.kind)
+            seen += [event.id for event in update.events]
+        assert Kind.TRUNCATED in kinds
+        assert seen == [ids[0], ids[3]]
+
+
+async def test_a_ledger_of_another_history_resets_everybody_and_goes_on(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 3) == made
+        # As after a failover that lost its tail: the same numbers, other batches.
+        connection.execute("UPDATE agent_event_batches SET closed_at = closed_at + '1 ms'")
+        async with asyncio.timeout(15):
+            while (await viewer.next(1)).kind is not Kind.RESET:
+                pass
+        assert await take(viewer, 3) == made  # some minutes before its time
+        made = [insert(connection, HARBOUR)]
+        assert await take(viewer, 1) == made
+
+
+async def test_watching_ends_with_the_last_viewer(dsn: str) -> None:
+    async with process(dsn) as one:
+        assert one.feed.watched() == frozenset()
+        first, second = await one.live((HARBOUR,)), await one.live((HARBOUR, MEADOW))
+        assert one.feed.watched() == frozenset({HARBOUR, MEADOW})
+        everything = await one.live(None)
+        assert one.feed.watched() is None
+        everything.close()
+        second.close()
+        second.close()
+        assert one.feed.watched() == frozenset({HARBOUR})
+        first.close()
+        assert one.feed.watched() == frozenset()

@@ -1,0 +1,79 @@
+"""Migrations: the way back keeps every event, and models and tables agree."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from tests.support import manage
+from tests.support.oracle import Oracle
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+INSERT = """
+    INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)
+    VALUES (gen_random_uuid(), gen_random_uuid(), 'x', '{}')
+"""
+OURS = """
+    SELECT p.oid::regprocedure::text FROM pg_proc p
+     WHERE p.pronamespace = 'public'::regnamespace AND p.proname ~ '^agent_event'
+    UNION ALL SELECT t.tgname FROM pg_trigger t
+     WHERE NOT t.tgisinternal AND t.tgname ~ '^agent_event'
+    UNION ALL SELECT t.typname FROM pg_type t WHERE t.typname = 'agent_event_entry'
+"""
+
+
+def test_models_and_migrations_agree(dsn: str) -> None:
+    assert "No changes detected" in manage("makemigrations", "--check", "--dry-run", dsn=dsn)
+
+
+def test_the_way_back_keeps_every_event_until_the_tables_go_and_inserts_go_on(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    for _ in range(3):
+        connection.execute(INSERT)
+        connection.execute("SELECT agent_events_append()")
+    installed = connection.execute(OURS).fetchall()
+    assert len(installed) > 10
+    order = Oracle.load(connection).order
+
+    manage("migrate", "agent_events", "0001", "--verbosity=0", dsn=dsn)
+    assert connection.execute(OURS).fetchall() == []
+    connection.execute(INSERT)
+    with pytest.raises(errors.UndefinedFunction):
+        connection.execute("SELECT agent_events_append()")
+    assert Oracle.load(connection).order == order
+
+    manage("migrate", "agent_events", "--verbosity=0", dsn=dsn)
+    assert sorted(connection.execute(OURS).fetchall()) == sorted(installed)
+    assert connection.execute("SELECT n, rows FROM agent_events_append()").fetchall() == [(4, 1)]
+    assert Oracle.load(connection).order[:3] == order
+
+    manage("migrate", "agent_events", "zero", "--verbosity=0", dsn=dsn)
+    left = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^agent_event'")
+    assert left.fetchall() == []
+
+
+def test_everything_installs_in_a_schema_of_its_own(dsn: str, connect: Connect) -> None:
+    connection = connect()
+    schema = f'"Bus {uuid.uuid4().hex[:6]}"'
+    connection.execute(f"CREATE SCHEMA {schema}")
+    elsewhere = f"{dsn}?options=-csearch_path%3D" + schema.replace(" ", "%5C%20").replace(
+        '"', "%22"
+    )
+    manage("migrate", "--verbosity=0", "--skip-checks", dsn=elsewhere)
+    connection.execute(
+        f"INSERT INTO {schema}.agent_events (tenant_id, agent_id, event_type, payload)"
+        " VALUES (gen_random_uuid(), gen_random_uuid(), 'x', '{}')"
+    )
+    appended = connection.execute(f"SELECT n, rows FROM {schema}.agent_events_append()").fetchall()
+    assert appended == [(1, 1)]
+    read = connection.execute(f"SELECT batch FROM {schema}.agent_events_read(NULL, 1, 0, 9)")
+    assert read.fetchall() == [(1,)]
+    assert connection.execute("SELECT batch FROM agent_events_head()").fetchall() == [(0,)]

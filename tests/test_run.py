@@ -1,0 +1,213 @@
+"""`make run`: one command, a page that moves, and nothing left to stumble over."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from django.contrib.auth import authenticate, get_user_model
+from django.test import RequestFactory
+
+from project import demo
+from project.demo_data import create_demo_tenants, create_demo_users
+from project.secret_key import generated_secret_key
+from tests.support import free_port, login, wait_until
+from tests.support.demo import PARTS, DemoRun
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+MakeRun = Callable[..., DemoRun]
+
+
+@pytest.fixture
+def make_run() -> Iterator[MakeRun]:
+    """`make_run(**env)`: a DemoRun that is not started yet."""
+    folder = Path(tempfile.mkdtemp(prefix="agent-events-run-"))
+    folder.chmod(0o711)
+    made: list[DemoRun] = []
+
+    def build(**env: str) -> DemoRun:
+        one = DemoRun(folder / "data", free_port(), **env)
+        made.append(one)
+        return one
+
+    yield build
+    for one in made:
+        one.clean_up()
+    shutil.rmtree(folder)
+
+
+def count_events(run: DemoRun) -> int:
+    with psycopg.connect(run.postgres().dsn()) as connection:
+        row = connection.execute("SELECT count(*) FROM agent_events").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def error_lines(run: DemoRun) -> list[str]:
+    """What it said, without make's own word on the exit code."""
+    return [line for line in run.output().splitlines() if not line.startswith("make: ***")]
+
+
+def test_make_run_shows_a_page_that_moves_and_ctrl_c_stops_all_of_it(make_run: MakeRun) -> None:
+    run = make_run().start()
+    before = count_events(run)
+    wait_until(lambda: count_events(run) > before, what="simulated events")
+    for name in ("demo", "admin"):
+        page = httpx.get(f"{run.url}/", cookies=login(run, name))  # type: ignore[arg-type]
+        assert page.status_code == 200
+        assert "Harbour Support" in page.text
+    assert httpx.get(f"{run.url}/static/agent_events/base.css").status_code == 200
+    statement = run.output().split("Try there", 1)[1].split(";", 1)[0]
+    with psycopg.connect(run.postgres().dsn()) as connection:
+        connection.execute(statement.encode())
+
+    processes = [run.part(name) for name in PARTS]
+    run.interrupt()
+    assert not [process for process in processes if process.is_running()]
+    assert not is_listening(run.port)
+    assert not run.postgres().alive()
+
+
+@pytest.mark.timeout(300)  # six starts, each of several processes
+def test_whatever_part_is_killed_the_next_run_starts(make_run: MakeRun) -> None:
+    run = make_run().start()
+    for name in PARTS:
+        processes = {part: run.part(part) for part in PARTS}
+        events = count_events(run)
+        processes[name].kill()
+        run.wait()
+        run.start()  # at once, whatever of the last one is still on its way out
+        assert count_events(run) >= events, f"events were lost when {name} was killed"
+        _, left = psutil.wait_procs(list(processes.values()), timeout=10)
+        assert not left, f"killing {name} left {left}"
+
+
+def test_a_taken_port_is_one_line_before_anything_starts(make_run: MakeRun) -> None:
+    run = make_run()
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", run.port))
+        squatter.listen()
+        run.run()
+        assert run.wait() != 0
+    (line,) = error_lines(run)
+    assert line.startswith(f"make run: port {run.port} is taken: stop what uses it, or try ")
+    assert not run.postgres().alive()
+    assert not (run.data_dir / "postgres").exists()
+
+
+def test_a_second_run_on_the_same_data_says_so_in_one_line(make_run: MakeRun) -> None:
+    first = make_run().start()
+    second = make_run()
+    second.log_file = first.log_file.with_name("second.log")
+    second.run()
+    assert second.wait() != 0
+    (line,) = error_lines(second)
+    assert f"already running on {first.data_dir} (process {first.part('demo').pid})" in line
+    assert httpx.get(f"{first.url}/accounts/login/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"PORT": "many"}, "PORT must be a number from 1 to 65535"),
+        ({"DATABASE_URL": "mysql://localhost/x"}, "must name a PostgreSQL server"),
+        ({"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "does not answer as asked"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(make_run: MakeRun, env: dict[str, str], words: str) -> None:
+    run = make_run(**env)
+    run.run()
+    assert run.wait() != 0
+    (line,) = error_lines(run)[-1:]
+    assert words in line
+    assert "Traceback" not in run.output()
+
+
+def test_with_a_database_url_nothing_embedded_starts(make_run: MakeRun, dsn: str) -> None:
+    run = make_run(DATABASE_URL=dsn).start()
+    assert run.postgres().port is None
+    assert dsn not in run.output()  # its password stays off the screen
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        wait_until(
+            lambda: connection.execute("SELECT 1 FROM agent_events LIMIT 1").fetchone(),
+            what="simulated events",
+        )
+
+
+def test_the_demos_table_is_bounded(
+    dsn: str, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "EVENTS_KEPT", 10)
+    connection = connect()
+    connection.execute(
+        "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), 'message', to_jsonb(n) "
+        "FROM generate_series(1, 25) AS n"
+    )
+    demo._prune(dsn)
+    kept = connection.execute("SELECT payload FROM agent_events ORDER BY id").fetchall()
+    assert kept == [(n,) for n in range(16, 26)]
+
+
+# Who signs in to a demo
+
+
+@pytest.fixture
+def demo_users(db: None, settings: Any) -> None:
+    """The demo's users, in a project that runs under DEBUG."""
+    settings.DEBUG = True
+    settings.AUTHENTICATION_BACKENDS = ["project.demo_sign_in.DemoSignIn"]
+    assert create_demo_users(create_demo_tenants(2)) == ["demo", "admin"]
+
+
+def sign_in(name: str, password: str, address: str = "127.0.0.1") -> Any:
+    request = RequestFactory().post("/accounts/login/", REMOTE_ADDR=address)
+    return authenticate(request, username=name, password=password)
+
+
+def test_demo_users_sign_in_on_this_machine(demo_users: None) -> None:
+    assert sign_in("demo", "demo").agent_events_memberships.count() == 2
+    assert sign_in("admin", "admin", "::1").is_superuser
+    assert sign_in("demo", "wrong") is None
+
+
+def test_demo_users_do_not_sign_in_from_elsewhere(demo_users: None) -> None:
+    assert sign_in("demo", "demo", "192.0.2.7") is None
+
+
+def test_demo_users_do_not_sign_in_without_debug(demo_users: None, settings: Any) -> None:
+    settings.DEBUG = False
+    assert sign_in("admin", "admin") is None
+
+
+def test_no_demo_password_is_in_the_database(demo_users: None) -> None:
+    assert not any(user.has_usable_password() for user in get_user_model().objects.all())
+
+
+def test_somebodys_own_admin_is_left_alone(db: None, settings: Any) -> None:
+    settings.DEBUG = True
+    settings.AUTHENTICATION_BACKENDS = ["project.demo_sign_in.DemoSignIn"]
+    get_user_model().objects.create_user("admin", password="a long and private one")
+    assert create_demo_users([]) == ["demo"]
+    assert sign_in("admin", "admin") is None
+
+
+def test_the_generated_secret_key_stays_and_is_private(tmp_path: Path) -> None:
+    key = generated_secret_key(tmp_path / "data")
+    assert len(key) > 50
+    assert generated_secret_key(tmp_path / "data") == key
+    assert (tmp_path / "data" / "secret_key").stat().st_mode & 0o077 == 0
