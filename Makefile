@@ -4,12 +4,14 @@
 #   make run PORT=9000          on another port
 #   make run DATA_DIR=/tmp/x    with another database
 #   make test                   lint, types, migrations, every test
-#   make test TESTS=tests/test_embedded.py
+#   make test TESTS=tests/test_embedded.py WORKERS=0
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
+# Each worker has a PostgreSQL of its own; a file's tests stay together, for what they share.
+WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export PORT DATA_DIR
@@ -20,7 +22,7 @@ run: $(VENV)/demo.stamp
 	@$(BIN)/python -m project.demo --end-with-parent
 
 test: lint types migrations
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -314,10 +314,12 @@ def test_the_websocket_client_shows_events_and_resumes(
     page.evaluate(
         f"""tenant => {{ {client}
             window.seen = [];
+            window.greeted = () => cursor !== "latest";
             watch(tenant, (events) => window.seen.push(...events.map((e) => e.payload)));
         }}""",
         TENANT,
     )
+    page.wait_for_function("window.greeted()")
     insert = "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
     values = "VALUES (%s, gen_random_uuid(), 'message', %s)"
     for text in ('"one"', f'"{"å" * 400_000}"', '"three"'):  # the second goes in parts

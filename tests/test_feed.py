@@ -211,6 +211,28 @@ async def test_a_layer_that_loses_repeats_and_reorders_costs_nobody_an_event(
     assert layer.overtaken
 
 
+async def test_the_last_window_lost_and_then_silence_is_found_by_the_next_tick(
+    dsn: str, connect: Connect
+) -> None:
+    class Deaf(InMemoryChannelLayer):
+        loses = 0
+
+        async def group_send(self, group: str, message: dict[str, Any]) -> None:
+            if self.loses:
+                self.loses -= 1
+            else:
+                await super().group_send(group, message)
+
+    connection, layer = connect(), Deaf()
+    options = replace(OPTIONS, tick_timeout_s=120)
+    async with process(dsn, layer=layer, options=options) as one:
+        viewer = await one.live((HARBOUR,))
+        for _ in range(3):
+            layer.loses = 1
+            made = insert(connection, HARBOUR)
+            assert await take(viewer, 1, timeout_s=10) == [made]
+
+
 async def test_a_receiver_thrown_out_of_its_group_comes_back_and_misses_nothing(
     dsn: str, connect: Connect
 ) -> None:
@@ -236,7 +258,9 @@ async def test_a_killed_listening_connection_is_replaced_and_nothing_is_lost(
     dsn: str, connect: Connect
 ) -> None:
     connection = connect()
-    async with process(dsn) as one:
+    # (No poll would help.)
+    options = replace(OPTIONS, poll_interval_s=60, tick_timeout_s=120)
+    async with process(dsn, options=options) as one:
         viewer = await one.live((HARBOUR,))
         made, seen = [], []
         for _ in range(3):
@@ -439,6 +463,25 @@ async def test_a_ledger_of_another_history_resets_everybody_and_goes_on(
             while (await viewer.next(1)).kind is not Kind.RESET:
                 pass
         assert await take(viewer, 3) == made  # some minutes before its time
+        made = [insert(connection, HARBOUR)]
+        assert await take(viewer, 1) == made
+
+
+async def test_a_ledger_that_lost_its_tail_resets_everybody_and_goes_on(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        made = []
+        for _ in range(5):
+            made.append(insert(connection, HARBOUR))
+            assert await take(viewer, 1) == made[-1:]
+        connection.execute("DELETE FROM agent_event_batches WHERE n > 1")
+        async with asyncio.timeout(15):
+            while (await viewer.next(1)).kind is not Kind.RESET:
+                pass
+        assert await take(viewer, 5) == made
         made = [insert(connection, HARBOUR)]
         assert await take(viewer, 1) == made
 

@@ -8,9 +8,10 @@ import uuid
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from agent_events import NewEvent, apublish, publish, publish_many
@@ -53,6 +54,7 @@ def test_nothing_to_publish_asks_the_database_nothing() -> None:
 async def test_apublish_writes_from_async_code() -> None:
     made = await apublish(TENANT, AGENT, "message", {})
     assert await AgentEvent.objects.filter(id=made).aexists()
+    await sync_to_async(connections.close_all)()  # its thread's, which outlives the test
 
 
 @pytest.mark.django_db

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,44 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 MakeRun = Callable[..., DemoRun]
 
 
-@pytest.fixture
-def make_run() -> Iterator[MakeRun]:
-    """`make_run(**env)`: a DemoRun that is not started yet."""
+@contextmanager
+def own_folder() -> Iterator[MakeRun]:
+    """`build(**env)`: a DemoRun that is not started yet; all of them are on the same data."""
     folder = Path(tempfile.mkdtemp(prefix="agent-events-run-"))
     folder.chmod(0o711)
     made: list[DemoRun] = []
 
     def build(**env: str) -> DemoRun:
-        one = DemoRun(folder / "data", free_port(), **env)
+        one = DemoRun(folder / "data", free_port(), f"{len(made)}.log", **env)
         made.append(one)
         return one
 
-    yield build
-    for one in made:
-        one.clean_up()
-    shutil.rmtree(folder)
+    try:
+        yield build
+    finally:
+        for one in made:
+            one.clean_up()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def make_run() -> Iterator[MakeRun]:
+    """`make_run(**env)`: a run of the test's own."""
+    with own_folder() as build:
+        yield build
+
+
+@pytest.fixture(scope="module")
+def make_run_beside() -> Iterator[MakeRun]:
+    """`make_run_beside()`: one more run on the data of `running`."""
+    with own_folder() as build:
+        yield build
+
+
+@pytest.fixture(scope="module")
+def running(make_run_beside: MakeRun) -> DemoRun:
+    """A run that is up, for tests that leave it so."""
+    return make_run_beside().start()
 
 
 def count_events(run: DemoRun) -> int:
@@ -62,28 +85,26 @@ def error_lines(run: DemoRun) -> list[str]:
     return [line for line in run.output().splitlines() if not line.startswith("make: ***")]
 
 
-def test_make_run_shows_a_page_that_moves_and_ctrl_c_stops_all_of_it(make_run: MakeRun) -> None:
-    run = make_run().start()
-    before = count_events(run)
-    wait_until(lambda: count_events(run) > before, what="simulated events")
+def test_make_run_shows_a_page_that_moves(running: DemoRun) -> None:
+    before = count_events(running)
+    wait_until(lambda: count_events(running) > before, what="simulated events")
     for name in ("demo", "admin"):
-        page = httpx.get(f"{run.url}/", cookies=login(run, name))  # type: ignore[arg-type]
+        page = httpx.get(f"{running.url}/", cookies=login(running, name))  # type: ignore[arg-type]
         assert page.status_code == 200
         assert "Harbour Support" in page.text
-    assert httpx.get(f"{run.url}/static/agent_events/base.css").status_code == 200
-    statement = run.output().split("Try there", 1)[1].split(";", 1)[0]
-    with psycopg.connect(run.postgres().dsn()) as connection:
-        connection.execute(statement.encode())
+    assert httpx.get(f"{running.url}/static/agent_events/base.css").status_code == 200
 
-    processes = [run.part(name) for name in PARTS]
-    run.interrupt()
-    assert not [process for process in processes if process.is_running()]
-    assert not is_listening(run.port)
-    assert not run.postgres().alive()
+
+def test_the_insert_that_make_run_prints_works(running: DemoRun) -> None:
+    statement = running.output().split("Try there", 1)[1].split(";", 1)[0]
+    with psycopg.connect(running.postgres().dsn()) as connection:
+        assert connection.execute(statement.encode()).rowcount == 1
 
 
 @pytest.mark.timeout(300)  # six starts, each of several processes
-def test_whatever_part_is_killed_the_next_run_starts(make_run: MakeRun) -> None:
+def test_whatever_part_is_killed_the_next_run_starts_and_ctrl_c_stops_all_of_it(
+    make_run: MakeRun,
+) -> None:
     run = make_run().start()
     for name in PARTS:
         processes = {part: run.part(part) for part in PARTS}
@@ -94,6 +115,12 @@ def test_whatever_part_is_killed_the_next_run_starts(make_run: MakeRun) -> None:
         assert count_events(run) >= events, f"events were lost when {name} was killed"
         _, left = psutil.wait_procs(list(processes.values()), timeout=10)
         assert not left, f"killing {name} left {left}"
+
+    processes = {part: run.part(part) for part in PARTS}
+    run.interrupt()
+    assert [part for part, process in processes.items() if process.is_running()] == []
+    assert not is_listening(run.port)
+    assert not run.postgres().alive()
 
 
 def test_a_taken_port_is_one_line_before_anything_starts(make_run: MakeRun) -> None:
@@ -109,15 +136,14 @@ def test_a_taken_port_is_one_line_before_anything_starts(make_run: MakeRun) -> N
     assert not (run.data_dir / "postgres").exists()
 
 
-def test_a_second_run_on_the_same_data_says_so_in_one_line(make_run: MakeRun) -> None:
-    first = make_run().start()
-    second = make_run()
-    second.log_file = first.log_file.with_name("second.log")
-    second.run()
+def test_a_second_run_on_the_same_data_says_so_in_one_line(
+    running: DemoRun, make_run_beside: MakeRun
+) -> None:
+    second = make_run_beside().run()
     assert second.wait() != 0
     (line,) = error_lines(second)
-    assert f"already running on {first.data_dir} (process {first.part('demo').pid})" in line
-    assert httpx.get(f"{first.url}/accounts/login/").status_code == 200
+    assert f"already running on {running.data_dir} (process {running.part('demo').pid})" in line
+    assert httpx.get(f"{running.url}/accounts/login/").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -153,14 +179,18 @@ def test_the_demos_table_is_bounded(
 ) -> None:
     monkeypatch.setattr(demo, "EVENTS_KEPT", 10)
     connection = connect()
-    connection.execute(
-        "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload) "
-        "SELECT gen_random_uuid(), gen_random_uuid(), 'message', to_jsonb(n) "
-        "FROM generate_series(1, 25) AS n"
-    )
+    for n in range(1, 26):
+        connection.execute(
+            "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload) "
+            "VALUES (gen_random_uuid(), gen_random_uuid(), 'message', to_jsonb(%s::int))",
+            [n],
+        )
+        connection.execute("SELECT * FROM agent_events_append()")
     demo._prune(dsn)
     kept = connection.execute("SELECT payload FROM agent_events ORDER BY id").fetchall()
     assert kept == [(n,) for n in range(16, 26)]
+    # The log says where it begins now: a cursor from before is `truncated`, not `reset`.
+    assert connection.execute("SELECT oldest FROM agent_event_bus").fetchone() == (16,)
 
 
 # Who signs in to a demo

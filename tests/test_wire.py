@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_events import wire
@@ -24,6 +24,8 @@ from tests.support.streams import insert
 
 TENANT, AGENT = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 LINE_BREAKS = "\n\r\u2028\u2029\x85\x0b\x0c\x1c"
+
+unhurried = settings(deadline=None)  # the machine may be busy
 
 texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
 awkward = texts | st.text(st.sampled_from(LINE_BREAKS + "\"'\\<&:{} id:data\ufeff\U0001f600"))
@@ -91,6 +93,7 @@ def test_an_infinite_time_is_null() -> None:
     assert json.loads(event(created_at="").json)["createdAt"] is None
 
 
+@unhurried
 @given(events)
 def test_an_events_json_says_what_the_event_says(made: Event) -> None:
     assert json.loads(made.json) == {
@@ -103,6 +106,7 @@ def test_an_events_json_says_what_the_event_says(made: Event) -> None:
     }
 
 
+@unhurried
 @given(st.lists(events, min_size=1, max_size=4))
 def test_whatever_an_event_holds_it_is_one_message_for_a_browser(made: list[Event]) -> None:
     stream = "".join(map(wire.sse_event, made))
@@ -137,6 +141,7 @@ def frames(made: Sequence[Event], cursor: str) -> list[dict[str, Any]]:
     return found
 
 
+@unhurried
 @given(st.lists(events, min_size=1, max_size=4))
 def test_frames_hold_all_events_in_order_and_the_last_has_the_whole_cursor(
     made: list[Event],
@@ -181,6 +186,7 @@ windows = st.builds(
 )
 
 
+@unhurried
 @given(windows)
 def test_a_window_survives_the_way_through_a_layer(window: Window) -> None:
     text = window.to_text()

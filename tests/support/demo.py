@@ -21,12 +21,12 @@ PARTS = ("make", "demo", "web server", "simulator", "postgres")
 class DemoRun:
     """One `make run` at a time on `data_dir` and `port`; what it prints is in `output()`."""
 
-    def __init__(self, data_dir: Path, port: int, **env: str) -> None:
+    def __init__(self, data_dir: Path, port: int, log_name: str = "run.log", **env: str) -> None:
         self.data_dir = data_dir
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.env = {**os.environ, "DATA_DIR": str(data_dir), "PORT": str(port), **env}
-        self.log_file = data_dir.parent / "make-run.log"
+        self.log_file = data_dir.parent / log_name
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> DemoRun:
@@ -83,8 +83,7 @@ class DemoRun:
     def clean_up(self) -> None:
         """End what may be left, and delete the server's files."""
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGINT)
-            self.process.wait(30)
+            self.interrupt()
         self.postgres().destroy()
 
     def _is_up(self) -> bool:
