@@ -177,6 +177,7 @@ async def test_a_frame_that_is_not_understood_is_answered_in_words(
             await socket.connection.send(text)
             assert "ack" in (await socket.until("error"))["message"]
     async with websocket(running, cookies) as socket:
+        await socket.until("live")
         made = insert(connect(), str(uuid.uuid4()))
         assert [event["id"] for event in await socket.events(1)] == [made]
 

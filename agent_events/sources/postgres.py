@@ -31,6 +31,8 @@ logger = logging.getLogger("agent_events")
 
 DOORBELL_CHANNEL = "agent_events"
 LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
+RESTARTED_S = 5.0
+"""For so long each tick says that the ledger is another one: a way may drop one of them."""
 BUSY_ROWS = 8
 """A batch of more events means load: the next one is closed `append_interval_s` later."""
 
@@ -60,6 +62,7 @@ class PostgresSource:
         self._settings = settings
         self._watched = watched
         self._at: LedgerRow | None = None  # the last batch handed over
+        self._restarted_until = 0.0
 
     async def windows(self) -> AsyncGenerator[Window, None]:
         """Yields windows until cancelled; reconnects with backoff, and goes on where it was."""
@@ -123,7 +126,8 @@ class PostgresSource:
                 # The ledger does not hold our last batch: another history. Begin at its head.
                 logger.warning("The ledger is not the one of before; going on from its head.")
                 self._at = await self._log.head()
-                yield self._tick(restarted=True)
+                self._restarted_until = time.monotonic() + RESTARTED_S
+                yield self._tick()
             elif closed:
                 async for window in self._windows(closed):
                     yield window
@@ -131,10 +135,11 @@ class PostgresSource:
                 yield self._tick()
             wake = await connection.wait()
 
-    def _tick(self, *, restarted: bool = False) -> Window:
+    def _tick(self) -> Window:
         """Says how far the log has come, so that a dropped last window is noticed too."""
         at = self._at
         assert at is not None
+        restarted = time.monotonic() < self._restarted_until
         return Window(
             at.n + 1, at.n, at.closed_at_ms, at.closed_at_ms, frozenset(), restarted=restarted
         )

@@ -25,7 +25,9 @@ class DemoRun:
         self.data_dir = data_dir
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.env = {**os.environ, "DATA_DIR": str(data_dir), "PORT": str(port), **env}
+        # A make that runs the tests would make this one a part of itself.
+        outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+        self.env = {**outside, "DATA_DIR": str(data_dir), "PORT": str(port), **env}
         self.log_file = data_dir.parent / log_name
         self.process: subprocess.Popen[bytes] | None = None
 
