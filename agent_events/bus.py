@@ -23,7 +23,7 @@ from agent_events.filters import Filter
 from agent_events.layer import LayerReceiver, LayerSink
 from agent_events.log import Log
 from agent_events.position import LATEST
-from agent_events.sources import Sink, Source
+from agent_events.sources import Sink, Source, SourceState
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Subscriber
 from agent_events.window import Tenants, Window
@@ -66,6 +66,7 @@ class Bus:
         self.feed = Feed(self.log, settings)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
+        self._source: Source | None = None
         self._began = asyncio.Event()  # a window came: what was committed before is in the ledger
 
     async def start(self) -> None:
@@ -79,7 +80,7 @@ class Bus:
             channel = await receiver.join()
             self._keep("receiver", lambda: receiver.run(channel))
             if self._everything or not shared:
-                source = PostgresSource(
+                source = self._source = PostgresSource(
                     listener_dsn(),
                     self.log,
                     self._settings,
@@ -87,6 +88,10 @@ class Bus:
                 )
                 sink = LayerSink(self._settings.channel_layer)
                 self._keep("source", lambda: pump(source, sink))
+
+    def source_state(self) -> SourceState | None:
+        """How the source of this process does; None where it has none, or has not started."""
+        return self._source.state if self._source is not None else None
 
     async def stop(self) -> None:
         """Ends every task and closes every connection."""

@@ -1,6 +1,7 @@
 """The settings: one dict `AGENT_EVENTS`, every key with a default, read lazily."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import Field, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +31,7 @@ class Settings:
     follow_patience_s: float = 0.25
     """How long a process that was rung waits for the sequencer's batch before it appends itself."""
     query_timeout_s: float = 5.0
-    """A listening connection that does not answer for so long is dead."""
+    """A connection of the bus that does not answer for so long is dead."""
 
     page_rows: int = 500
     """Events a page when a subscriber reads the log."""
@@ -61,17 +62,49 @@ class Settings:
     """An SSE response ends after this time."""
 
 
+MAY_BE_ZERO = ("append_interval_s", "follow_patience_s")
+"""All other numbers must be more than that."""
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings in force. Raises ImproperlyConfigured for a key that does not exist."""
-    given: dict[str, Any] = getattr(django_settings, "AGENT_EVENTS", {})
-    known = {field.name.upper(): field.name for field in fields(Settings)}
-    unknown = sorted(set(given) - set(known))
+    """The settings in force.
+
+    Raises ImproperlyConfigured for a key that does not exist, and for a value of another type than
+    the default's or that makes no sense.
+    """
+    given: Any = getattr(django_settings, "AGENT_EVENTS", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(
+            f'AGENT_EVENTS is {given!r}, expected a dict such as {{"POLL_INTERVAL_S": 1.0}}.'
+        )
+    known = {field.name.upper(): field for field in fields(Settings)}
+    unknown = sorted(str(key) for key in set(given) - set(known))
     if unknown:
         raise ImproperlyConfigured(
             f"AGENT_EVENTS has unknown keys {', '.join(unknown)}. Known: {', '.join(known)}."
         )
-    return Settings(**{known[key]: value for key, value in given.items()})
+    for key, value in given.items():
+        if expected := _expected_instead_of(value, known[key]):
+            # A connection string holds a password: it is not repeated.
+            shown = type(value).__name__ if key == "LISTENER_DSN" else repr(value)
+            raise ImproperlyConfigured(f'AGENT_EVENTS["{key}"] is {shown}, expected {expected}.')
+    return Settings(**{known[key].name: value for key, value in given.items()})
+
+
+def _expected_instead_of(value: object, field: "Field[Any]") -> str:
+    """What should stand there, in words; empty where the value is one."""
+    if field.name == "listener_dsn":
+        return "" if isinstance(value, str) else "a connection string, or an empty one"
+    if field.type is str:
+        return "" if isinstance(value, str) and value else "a name"
+    least = "0 or more" if field.name in MAY_BE_ZERO else "more than 0"
+    expected = f"{'a whole number' if field.type is int else 'a number'}, {least}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return expected
+    if isinstance(value, float) and field.type is int:
+        return expected
+    return "" if value > 0 or (value == 0 and field.name in MAY_BE_ZERO) else expected
 
 
 def _forget(*, setting: str, **_: Any) -> None:

@@ -1,14 +1,38 @@
-"""Where the log's database is, for connections that Django does not manage."""
+"""Where the log's database is, and the connections to it that Django does not manage."""
 
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psycopg
 from django.db import connections
+from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
 
 from agent_events.conf import get_settings
 from agent_events.errors import WrongDatabase
 
+BUS_APPLICATION = "agent_events bus"
+"""The name of listening connections in pg_stat_activity."""
+SEQUENCER_KEY = "hashtextextended('agent_events sequencer', 'agent_events'::regclass::oid::bigint)"
+"""SQL: the advisory lock of the process that closes batches; of this database and this table."""
 OLDEST_SERVER = 150000  # PostgreSQL 15 brought min() and max() of xid8
+
+CONNECT: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    # A pooler in transaction mode hands the next statement to another session.
+    "prepare_threshold": None,
+}
+"""How such a connection is opened; times in seconds, `tcp_user_timeout` in ms."""
 
 
 def log_dsn() -> str:
@@ -47,3 +71,39 @@ def refuse_unusable(server_version: int, in_recovery: bool) -> None:
         raise WrongDatabase(
             "The database server is a standby; agent_events needs the primary to sequence events."
         )
+
+
+def sever(connection: AsyncConnection[TupleRow]) -> None:
+    """Cuts the connection off at once: whoever waits for its answer gets psycopg.OperationalError.
+
+    Deliberately no cancellation: psycopg would ask the server over a new connection to stop, and
+    wait: ten seconds on a path that swallows packets.
+    """
+    with suppress(OSError, psycopg.Error):
+        own = socket.socket(fileno=os.dup(connection.pgconn.socket))
+        with own:
+            own.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def severed_after(connection: AsyncConnection[TupleRow], timeout_s: float) -> Iterator[None]:
+    """Severs the connection where the block, which uses it, takes longer than `timeout_s`.
+
+    Raises psycopg.OperationalError then.
+    """
+    late = False
+
+    def end() -> None:
+        nonlocal late
+        late = True
+        sever(connection)
+
+    timer = asyncio.get_running_loop().call_later(timeout_s, end)
+    try:
+        yield
+    except psycopg.Error as error:
+        if late:
+            raise psycopg.OperationalError(f"no answer within {timeout_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()

@@ -13,6 +13,14 @@ class InvalidFilter(AgentEventsError, ValueError):
     """An `agent` or `type` filter that cannot match anything."""
 
 
+class InvalidQuery(AgentEventsError, ValueError):
+    """What was asked for besides: an order, a limit, whose events."""
+
+
+class InvalidAge(AgentEventsError, ValueError):
+    """How long events are kept, in a form that is not understood."""
+
+
 class InvalidEvent(AgentEventsError, ValueError):
     """An event that the log does not take."""
 

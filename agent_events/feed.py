@@ -123,11 +123,11 @@ class Feed:
     # Reading, shared: a restart brings everybody back with the same cursor. Who asks after a window
     # came is never given a read that began before it: it would say "the head" and stop short.
 
-    async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
+    async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
         """`Log.page`, one query for all who ask the same at the same time."""
         return await self._share(
-            ("page", tenants, position, filter),
-            lambda: self._log.page(tenants, position, filter),
+            ("page", tenants, cursor, filter),
+            lambda: self._log.page(tenants, cursor, filter),
         )
 
     async def resolve(self, text: str) -> Resolved:

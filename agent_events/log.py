@@ -1,15 +1,17 @@
-"""Reading the log: from a position, history, the head, and what a client's cursor means here."""
+"""Reading the log: from a position, the head, and what a client's cursor means here."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from django.db import connections
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from agent_events.conf import Settings, get_settings
+from agent_events.conf import Settings
+from agent_events.database import CONNECT, sever, severed_after
+from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor, Position
 from agent_events.window import Tenants
@@ -18,13 +20,10 @@ from agent_events.wire import Event
 RESET_GRACE_MS = 5 * 60 * 1000
 """A cursor of another history goes on this long before its own time: clocks differ a little."""
 
-MOST_LOOKS = 8
-"""How often a view looks further back for a filter that matches little; each is some 5,000 rows."""
-
 _MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 
 # One row form for all: what `Event` takes, in its order.
-_ENTRY = f"""
+ENTRY_SQL = f"""
     batch, {_MS.format("closed_at")}, id,
     tenant_id::text, agent_id::text, event_type, payload::text,
     CASE WHEN isfinite(created_at)
@@ -39,15 +38,24 @@ _PAGE = """
     SELECT place, {} FROM sized
      WHERE place = 1 OR bytes <= %s OR tenant_id IS NULL ORDER BY place
 """
-_PAGE_ON = _PAGE.format("agent_events_page", _ENTRY)
-_PAGE_BACK = _PAGE.format("agent_events_page_back", _ENTRY)
+PAGE_ON_SQL = _PAGE.format("agent_events_page", ENTRY_SQL)
+PAGE_BACK_SQL = _PAGE.format("agent_events_page_back", ENTRY_SQL)
+# With the time of the batch before it, of the same moment: is this the history of the cursor?
+_PAGE_OF = f"""
+    SELECT (SELECT {_MS.format("closed_at")} FROM agent_event_batches WHERE n = %s), page.*
+      FROM ({PAGE_ON_SQL}) AS page
+"""
 # A window whose payloads are too many bytes comes without events: one row, of NULLs.
 _WINDOW = f"""
     WITH w AS MATERIALIZED (SELECT * FROM agent_events_window(%s::uuid[], %s, %s)),
          size AS (SELECT coalesce(sum(octet_length(payload::text)), 0) <= %s AS fits FROM w)
-    SELECT fits, {_ENTRY} FROM size LEFT JOIN w ON fits ORDER BY batch, id
+    SELECT fits, {ENTRY_SQL} FROM size LEFT JOIN w ON fits ORDER BY batch, id
 """
-_HEAD = f"SELECT batch, {_MS.format('closed_at')}, total FROM agent_events_head()"
+HEAD_SQL = f"""
+    SELECT batch, {_MS.format("closed_at")}, total,
+           row_security_active('agent_events') OR row_security_active('agent_event_batches')
+      FROM agent_events_head()
+"""
 LEDGER_SQL = f"""
     SELECT n, total, {_MS.format("closed_at")} FROM agent_event_batches
      WHERE n >= %s ORDER BY n LIMIT %s
@@ -77,14 +85,6 @@ class Resolved(NamedTuple):
     notice: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The newest events, newest first, and the cursor whose stream begins right after them."""
-
-    cursor: str
-    events: list[Event]
-
-
 class Log:
     """The log as a process reads it, over a small pool of connections of its own.
 
@@ -93,12 +93,12 @@ class Log:
 
     def __init__(self, dsn: str, settings: Settings) -> None:
         self._settings = settings
+        self._in_use: set[AsyncConnection[TupleRow]] = set()
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             dsn,
             min_size=0,
             max_size=settings.read_pool_size,
-            kwargs={"autocommit": True},
-            configure=_configure,
+            kwargs=CONNECT,
             name="agent-events-log",
             open=False,
         )
@@ -111,14 +111,42 @@ class Log:
         """Closes the pool and its connections."""
         await self._pool.close()
 
+    async def renew(self) -> None:
+        """Replaces the connections, those in use too: what cut another one off may have cut these.
+
+        Whoever reads is told by psycopg.OperationalError, and reads again.
+        """
+        await self._pool.drain()
+        for connection in self._in_use:
+            sever(connection)
+
+    async def ring(self, channel: str, body: str) -> bool:
+        """Notifies on `channel`, as a producer would; False where the notification queue is full.
+
+        Raises psycopg.Error, psycopg_pool.PoolTimeout.
+        """
+        rows = await self._rows(
+            "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5", (channel, body)
+        )
+        return bool(rows)
+
     async def _rows(self, query: str, params: Sequence[Any] = ()) -> list[TupleRow]:
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             return await (await connection.execute(query, params)).fetchall()
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        async with self._pool.connection() as connection:
+            self._in_use.add(connection)
+            try:
+                with severed_after(connection, self._settings.query_timeout_s):
+                    yield connection
+            finally:
+                self._in_use.discard(connection)
+
     async def head(self) -> LedgerRow:
-        """The last closed batch. Raises psycopg.Error."""
-        ((n, closed_at_ms, total),) = await self._rows(_HEAD)
-        return LedgerRow(n, total, closed_at_ms)
+        """The last closed batch. Raises psycopg.Error, and WrongDatabase for hidden rows."""
+        return head_of(await self._rows(HEAD_SQL))
 
     async def ledger(self, first: int, limit: int = 1_000) -> list[LedgerRow]:
         """Up to `limit` ledger rows from batch `first` on."""
@@ -129,27 +157,33 @@ class Log:
     ) -> tuple[Event, ...] | None:
         """All events of the tenants (None: of all) in whole batches `first` to `last`, in order.
 
-        None where their payloads exceed `page_bytes`. Raises psycopg.Error.
+        None where their payloads exceed `page_bytes`, or some were pruned. Raises psycopg.Error.
         """
         wanted = None if tenants is None else sorted(tenants)
-        rows = await self._rows(_WINDOW, (wanted, first, last, self._settings.page_bytes))
+        try:
+            rows = await self._rows(_WINDOW, (wanted, first, last, self._settings.page_bytes))
+        except psycopg.errors.NoDataFound:
+            return None
         if not rows[0][0]:
             return None
         return tuple(Event(*row[1:]) for row in rows if row[1] is not None)
 
-    async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
-        """The next events from `position` on: `page_rows` at most, maybe none though more come.
+    async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
+        """The next events from `cursor` on: `page_rows` at most, maybe none though more come.
 
-        Raises psycopg.errors.NoDataFound where the ledger does not hold the position any more.
+        Raises psycopg.errors.NoDataFound where this ledger does not hold the cursor any more, or
+        never did: `resolve` then says why. psycopg.Error otherwise.
         """
         # The head first: whatever the page says, it is at least as far as this.
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(_HEAD)
-            head = (await cursor.fetchall())[0][0]
-            args = _page_args(tenants, position, self._settings.page_rows, filter, self._settings)
-            rows = await (await connection.execute(_PAGE_ON, args)).fetchall()
-        events, reached = _page(rows)
-        return Page(events, reached, reached.position.batch > head)
+        async with self._connection() as connection:
+            head = head_of(await (await connection.execute(HEAD_SQL)).fetchall())
+            at = cursor.position
+            args = page_args(tenants, at, self._settings.page_rows, filter, self._settings)
+            rows = await (await connection.execute(_PAGE_OF, [at.last_batch, *args])).fetchall()
+        if rows[0][0] != cursor.closed_at_ms:
+            raise psycopg.errors.NoDataFound(f"{cursor} is no cursor of this ledger")
+        events, reached = page_of([row[1:] for row in rows])
+        return Page(events, reached, reached.position.batch > head.n)
 
     async def resolve(self, text: str) -> Resolved:
         """Where to begin for a client's cursor: never silence, never the whole log.
@@ -157,7 +191,7 @@ class Log:
         A cursor of this history is taken as it is. 'truncated': what it asks for was pruned, go
         on from the oldest. 'reset': it comes from another history (a restore, a failover that
         lost its tail), go on from some minutes before its time, or the head.
-        Raises InvalidCursor for garbage, psycopg.Error.
+        Raises InvalidCursor for garbage, psycopg.Error (an emptied ledger is one).
         """
         if text == LATEST:
             head = await self.head()
@@ -175,8 +209,10 @@ class Log:
         return Resolved(await self._since(oldest, cursor.closed_at_ms - RESET_GRACE_MS), "reset")
 
     async def _start_of(self, batch: int) -> Cursor:
-        before = (await self.ledger(batch - 1, 1))[0]
-        return Cursor(Position(batch), before.closed_at_ms)
+        """Before `batch`; before a later one, or at the end, where the ledger has no such row."""
+        rows = await self.ledger(batch - 1, 1)
+        before = rows[0] if rows else await self.head()
+        return Cursor(Position(before.n + 1), before.closed_at_ms)
 
     async def _since(self, oldest: int, time_ms: int) -> Cursor:
         """The first batch closed at `time_ms` or later, or the head: `closed_at` rises with n."""
@@ -184,21 +220,31 @@ class Log:
         lo, hi = oldest, head.n + 1
         while lo < hi:
             middle = (lo + hi) // 2
-            if (await self.ledger(middle, 1))[0].closed_at_ms >= time_ms:
+            rows = await self.ledger(middle, 1)
+            if not rows or rows[0].closed_at_ms >= time_ms:
                 hi = middle
             else:
                 lo = middle + 1
         return await self._start_of(lo)
 
 
-async def _configure(connection: AsyncConnection[TupleRow]) -> None:
-    # Rows hidden by a policy would be skipped for ever: with this off the server raises.
-    await connection.execute("SET row_security = off")
+def head_of(rows: Sequence[Sequence[Any]]) -> LedgerRow:
+    """The head, from what HEAD_SQL returned. Raises WrongDatabase for hidden rows."""
+    # Rows hidden by a policy would be skipped for ever. (Not by SET row_security: behind a pooler
+    # the next statement may be in another session.)
+    ((n, closed_at_ms, total, hidden),) = rows
+    if hidden:
+        raise WrongDatabase(
+            "Row-level security hides rows of agent_events or agent_event_batches from this role. "
+            "Let the role own both tables, or give it BYPASSRLS."
+        )
+    return LedgerRow(n, total, closed_at_ms)
 
 
-def _page_args(
+def page_args(
     tenants: Tenants, position: Position, rows: int, filter: Filter, settings: Settings
 ) -> list[Any]:
+    """What PAGE_ON_SQL and PAGE_BACK_SQL take."""
     return [
         None if tenants is None else list(tenants),
         position.batch,
@@ -210,44 +256,10 @@ def _page_args(
     ]
 
 
-def _page(rows: Sequence[Sequence[Any]]) -> tuple[list[Event], Cursor]:
+def page_of(rows: Sequence[Sequence[Any]]) -> tuple[list[Event], Cursor]:
     """The events of a page, and the cursor to go on from."""
     *found, (place, batch, closed_at_ms, after_id, *_) = rows
     events = [Event(*row[1:]) for row in found]
     if len(events) < place - 1:  # cut
         return events, Cursor(events[-1].position, events[-1].closed_at_ms)
     return events, Cursor(Position(batch, after_id), closed_at_ms)
-
-
-def latest(
-    tenants: Iterable[object] | None,
-    *,
-    agents: Iterable[str] = (),
-    types: Iterable[str] = (),
-    limit: int = 100,
-) -> Snapshot:
-    """The newest events of the tenants (None: of all), for a view's first render.
-
-    `limit` of them at most, and `page_bytes` of payload (but for one event of more). Runs on
-    Django's connection. The cursor is "now": a stream opened with it misses nothing that came
-    after the events here, and repeats none of them. Raises InvalidFilter.
-    """
-    wanted = None if tenants is None else tuple(str(tenant) for tenant in tenants)
-    filter = Filter.of(agents, types)
-    settings = get_settings()
-    with connections[settings.database].cursor() as cursor:
-        cursor.execute(_HEAD)
-        head, closed_at_ms, _ = cursor.fetchone()
-        here = Position(head + 1)
-        events: list[Event] = []
-        at = here
-        # With a filter a page may be empty though more lies behind: some looks, not for ever.
-        for _look in range(MOST_LOOKS):
-            args = _page_args(wanted, at, limit - len(events), filter, settings)
-            cursor.execute(_PAGE_BACK, args)
-            found, reached = _page(cursor.fetchall())
-            events += found
-            at = reached.position
-            if len(events) == limit or not filter:
-                break
-    return Snapshot(str(Cursor(here, closed_at_ms)), events)

@@ -1,29 +1,50 @@
 """Who closes batches, and how. Anyone may append at any time; who should is only economy."""
 
+import asyncio
+import logging
+from contextlib import suppress
 from typing import NamedTuple
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from agent_events.database import CONNECT, SEQUENCER_KEY
+
+logger = logging.getLogger("agent_events")
+
 BATCH_CHANNEL = "agent_events_batch"
 
-# The lock of the sequencing process: per database, and of this table's oid.
-_TRY_LEAD = """
-    SELECT pg_try_advisory_lock(
-        hashtextextended('agent_events sequencer', 'agent_events'::regclass::oid::bigint))
-"""
+_TRY_LEAD = f"SELECT pg_try_advisory_lock({SEQUENCER_KEY})"
 _APPEND = """
-    SELECT n, rows, floor(extract(epoch FROM closed_at) * 1000)::bigint
-      FROM agent_events_append(%s)
+    SELECT a.n, a.rows, floor(extract(epoch FROM a.closed_at) * 1000)::bigint,
+           (SELECT floor(extract(epoch FROM b.closed_at) * 1000)::bigint
+              FROM agent_event_batches AS b WHERE b.n = a.n - 1)
+      FROM agent_events_append(%s) AS a
 """
+# Whoever holds an uncommitted batch, and nobody else: a lock on the table may be a DBA's.
+_END_BLOCKERS = """
+    SELECT pid, application_name, pg_terminate_backend(pid)
+      FROM pg_stat_activity
+     WHERE pid = ANY (pg_blocking_pids(%(me)s))
+       AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = %(me)s AND NOT l.granted
+                                               AND l.locktype IN ('transactionid', 'spectoken'))
+"""
+BLOCKED_S = 0.3
+"""An append that waits for another one for so long, again, has the other one ended."""
 
 
 class Batch(NamedTuple):
-    """A batch that was just closed: its number, its events, its time in ms since 1970."""
+    """A batch that was just closed: its number, its events, its time in ms since 1970.
+
+    `before_ms` is the time of the batch before: a caller that remembers another one is in another
+    history. None where that batch was closed a moment ago.
+    """
 
     n: int
     rows: int
     closed_at_ms: int
+    before_ms: int | None
 
 
 class Sequencer:
@@ -33,9 +54,12 @@ class Sequencer:
     append only when the leader leaves an event lying. Owns nothing but the lock.
     """
 
-    def __init__(self, bus: AsyncConnection[TupleRow], batch_limit: int) -> None:
+    def __init__(self, bus: AsyncConnection[TupleRow], dsn: str, batch_limit: int) -> None:
+        """`dsn`: where a second connection goes, to end whoever is in the way of this one."""
         self._bus = bus
+        self._dsn = dsn
         self._batch_limit = batch_limit
+        self._blocked = False  # the last append gave up waiting for another one
         self.leads = False
 
     async def try_lead(self) -> None:
@@ -47,11 +71,42 @@ class Sequencer:
     async def append(self) -> Batch | None:
         """Closes the next batch: committed when this returns. None: nothing new, or a race lost.
 
-        Raises psycopg.Error: the function's own refusals, and LockNotAvailable where another
-        appender is stuck.
+        Waits a second at most for another appender. One that is still in the way at the next call
+        (it went on in its transaction, which nobody is asked to do) is ended by the server.
+        Raises psycopg.Error: the function's own refusals.
         """
-        row = await (await self._bus.execute(_APPEND, (self._batch_limit,))).fetchone()
+        clearing = asyncio.create_task(self._clear_the_way()) if self._blocked else None
+        try:
+            cursor = await self._bus.execute(_APPEND, (self._batch_limit,))
+            row = await cursor.fetchone()
+        except psycopg.errors.LockNotAvailable:
+            if not self._blocked:
+                logger.warning("Another process is stuck closing a batch; trying again.")
+            self._blocked = True
+            return None
+        finally:
+            if clearing is not None:
+                clearing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await clearing
+        self._blocked = False
         return Batch(*row) if row else None
+
+    async def _clear_the_way(self) -> None:
+        """Ends the sessions that the append in progress waits for, if it waits."""
+        await asyncio.sleep(BLOCKED_S)
+        try:
+            async with await AsyncConnection.connect(self._dsn, **CONNECT) as other:
+                cursor = await other.execute(_END_BLOCKERS, {"me": self._bus.info.backend_pid})
+                for pid, name, _ in await cursor.fetchall():
+                    logger.warning(
+                        "Ended the session of process %d (%s): it kept a batch open, and every "
+                        "process waited for it.",
+                        pid,
+                        name or "unnamed",
+                    )
+        except psycopg.Error as error:
+            logger.error("Somebody keeps a batch open and cannot be ended: %s", error)
 
     async def announce(self, n: int) -> None:
         """Tells the other processes that batch `n` is there, in a transaction after its own.

@@ -20,8 +20,8 @@ from agent_events import wire
 from agent_events.access import principal_of_scope
 from agent_events.bus import current_bus
 from agent_events.conf import Settings, get_settings
-from agent_events.errors import AgentEventsError, NotSignedIn, UnknownTenant
-from agent_events.requests import stream_request
+from agent_events.errors import AgentEventsError, WrongDatabase
+from agent_events.requests import status_of, stream_request
 from agent_events.subscriber import Kind, Subscriber
 
 logger = logging.getLogger("agent_events")
@@ -49,15 +49,15 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         principal = await principal_of_scope(scope)
         tenants = principal.choose(request.tenants)
         subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
-    except AgentEventsError as error:
-        await _refuse(send, _status(error), str(error))
-        return
-    except (psycopg.Error, PoolTimeout) as error:
+    except (psycopg.Error, PoolTimeout, WrongDatabase) as error:
         logger.warning("A stream could not begin: %s", error)
         # Not a 503: EventSource ends for good on any answer but 200, and the database comes back.
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
         body = f": the database is away\nretry: {RETRY_MS}\n\n".encode()
         await send({"type": "http.response.body", "body": body})
+        return
+    except AgentEventsError as error:
+        await _refuse(send, status_of(error), str(error))
         return
     gone = asyncio.create_task(_gone(receive))
     try:
@@ -105,15 +105,6 @@ async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> N
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _status(error: AgentEventsError) -> int:
-    match error:
-        case NotSignedIn():
-            return 401
-        case UnknownTenant():
-            return 404
-    return 400
 
 
 async def _refuse(

@@ -18,15 +18,19 @@ from psycopg_pool import PoolTimeout
 
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
+from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.log import Page, Resolved
-from agent_events.position import Cursor, Position, Verdict, judge
+from agent_events.position import Cursor, Verdict, judge
 from agent_events.window import Tenants
 from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
 T = TypeVar("T")
+
+DAMAGED_S = 1.0
+"""How long a subscriber waits before it reads a ledger again that lacks rows."""
 
 
 class Kind(Enum):
@@ -52,8 +56,8 @@ class Update:
 class Reader(Protocol):
     """How a subscriber reads the log."""
 
-    async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
-        """The next page from a position."""
+    async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
+        """The next page from a cursor; NoDataFound where `resolve` has another answer."""
         ...
 
     async def resolve(self, text: str) -> Resolved:
@@ -93,7 +97,6 @@ class Subscriber:
         self._waiting_bytes = 0
         self._gap = True  # something may be missing before the queue: read the log
         self._told: Kind | None = None  # CATCHING_UP or LIVE, whichever was said last
-        self._checked = True  # the cursor was compared with the ledger since the last gap
         self._notices: deque[Update] = deque()
         if notice:
             self._notices.append(Update(Kind(notice), str(cursor)))
@@ -131,7 +134,6 @@ class Subscriber:
         self._queue.clear()
         self._waiting = self._waiting_bytes = 0
         self._gap = True
-        self._checked = False
         self._wake.set()
 
     # What a door calls.
@@ -198,20 +200,16 @@ class Subscriber:
 
     async def _read(self) -> None:
         """Reads one page of the log into `_notices`."""
-        if not self._checked:
-            resolved = await self._retrying(lambda: self._reader.resolve(str(self._cursor)))
-            self._checked = True
-            if resolved.notice:
-                self._cursor = resolved.cursor
-                self._notices.append(Update(Kind(resolved.notice), str(self._cursor)))
         # Before the read: a gap that is noticed meanwhile must not be forgotten.
         self._gap = False
         try:
             page = await self._retrying(
-                lambda: self._reader.page(self.tenants, self._cursor.position, self.filter)
+                lambda: self._reader.page(self.tenants, self._cursor, self.filter)
             )
         except psycopg.errors.NoDataFound:
-            self.fall_behind()  # pruned under our feet: ask again what the cursor means
+            # Pruned under our feet, or another history: what does the cursor mean now?
+            self.fall_behind()
+            await self._resolve()
             return
         except BaseException:
             self._gap = True
@@ -227,6 +225,15 @@ class Subscriber:
         if page.at_head:
             self._tell(Kind.LIVE)
 
+    async def _resolve(self) -> None:
+        resolved = await self._retrying(lambda: self._reader.resolve(str(self._cursor)))
+        if resolved.notice:
+            self._cursor = resolved.cursor
+            self._notices.append(Update(Kind(resolved.notice), str(self._cursor)))
+        else:
+            # It has the cursor and not what follows: somebody deletes rows of the ledger.
+            await asyncio.sleep(DAMAGED_S)
+
     def _tell(self, kind: Kind) -> None:
         if self._told is not kind:
             self._told = kind
@@ -240,7 +247,7 @@ class Subscriber:
                 return await read()
             except psycopg.errors.NoDataFound:
                 raise
-            except (psycopg.Error, PoolTimeout, OSError) as error:
+            except (psycopg.Error, PoolTimeout, OSError, WrongDatabase) as error:
                 wait_s = backoff.next_s()
                 logger.debug("Reading the log failed (%s); again in %.1f s", error, wait_s)
                 await asyncio.sleep(wait_s)

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from agent_events.database import refuse_unusable
+from agent_events.errors import WrongDatabase
 from project import environment
 from project.embedded import EmbeddedPostgres
 from project.postgres_home import EmbeddedPostgresError
 
-OLDEST_VERSION = 15
 CONNECT_TIMEOUT_S = 10
 
 # Commands that look at the code alone, for which no server is started.
@@ -111,7 +112,7 @@ def require_suitable(dsn: str) -> None:
     django_settings(dsn)
     try:
         with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-            version = connection.info.server_version // 10_000
+            version = connection.info.server_version
             row = connection.execute("SELECT version(), pg_is_in_recovery()").fetchone()
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
@@ -119,12 +120,11 @@ def require_suitable(dsn: str) -> None:
             f"The database does not answer as asked ({reason}): check DATABASE_URL."
         ) from None
     assert row is not None
-    if not row[0].startswith("PostgreSQL ") or version < OLDEST_VERSION:
+    if not row[0].startswith("PostgreSQL "):
         raise UnsuitableDatabase(
-            f"PostgreSQL {OLDEST_VERSION} or later is needed, "
-            f"and DATABASE_URL leads to {' '.join(row[0].split()[:2])}."
+            f"DATABASE_URL leads to {' '.join(row[0].split()[:2])}; agent_events needs PostgreSQL."
         )
-    if row[1]:
-        raise UnsuitableDatabase(
-            "DATABASE_URL leads to a standby, which accepts no writes: name the primary instead."
-        )
+    try:
+        refuse_unusable(version, row[1])
+    except WrongDatabase as error:
+        raise UnsuitableDatabase(f"DATABASE_URL will not do. {error}") from None

@@ -214,6 +214,8 @@ class EmbeddedPostgres:
             if self._log_file.exists():
                 self._log_file.replace(self._log_file.with_suffix(".log.1"))
             with self._log_file.open("wb") as log:
+                if self._process is not None:
+                    self._process.wait(STOP_TIMEOUT_S)  # reaps one that was killed
                 # A session of its own: Ctrl-C in the terminal is for the program that owns us,
                 # which stops the server last.
                 self._process = subprocess.Popen(
@@ -271,6 +273,8 @@ class EmbeddedPostgres:
     def _signal(self, number: signal.Signals) -> bool:
         """Send a signal to the postmaster, if one runs; whether it is gone in time."""
         if (pid := self.pid) is None:
+            if self._process is not None:
+                self._process.poll()  # reaps one that somebody else ended
             return True
         os.kill(pid, number)
         deadline = time.monotonic() + STOP_TIMEOUT_S

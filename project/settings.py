@@ -1,6 +1,7 @@
 """Django settings of the example project, taken from the environment.
 
 DATABASE_URL             a PostgreSQL server (15 or later); unset: the embedded one
+AGENT_EVENTS_LISTENER_DSN  past a pooler in transaction mode, where DATABASE_URL leads to one
 DATA_DIR                 the embedded server's files, the generated secret key
 PORT                     where `make run` serves
 DJANGO_DEBUG             1 or 0; on by default with the embedded server alone
@@ -87,7 +88,18 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 # Only what differs from the defaults, which agent_events/conf.py documents.
-AGENT_EVENTS: dict[str, Any] = {}
+AGENT_EVENTS: dict[str, Any] = {
+    "LISTENER_DSN": os.environ.get("AGENT_EVENTS_LISTENER_DSN", ""),
+}
+
+# Django prints other loggers' warnings only; ours says at INFO that a fault is over.
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"agent_events": {"handlers": ["console"], "level": "INFO", "propagate": False}},
+}
 
 AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
 if DEBUG:

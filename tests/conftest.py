@@ -39,7 +39,7 @@ CHROMIUM_FLAGS = [
 ]
 
 # A clone's own settings must not leak into the tests.
-for name in ("DATABASE_URL", "AGENT_EVENTS_BROKER_URL", "DATA_DIR", "PORT"):
+for name in ("DATABASE_URL", "AGENT_EVENTS_LISTENER_DSN", "DATA_DIR", "PORT"):
     os.environ.pop(name, None)
 
 
@@ -143,6 +143,27 @@ def connect(dsn: str) -> Iterator[Connect]:
 
 
 @pytest.fixture
+def cluster() -> Iterator[Callable[..., EmbeddedPostgres]]:
+    """`cluster(**settings)`: a PostgreSQL of the test's own, migrated, to be broken at will."""
+    made: list[tuple[EmbeddedPostgres, Path]] = []
+
+    def make(**settings: str) -> EmbeddedPostgres:
+        folder = Path(tempfile.mkdtemp(prefix="agent-events-tests-"))
+        folder.chmod(0o711)
+        one = EmbeddedPostgres(
+            folder / "data", settings={"fsync": "off", **settings}, die_with_parent=True
+        )
+        made.append((one, folder))
+        manage("migrate", "--skip-checks", "--verbosity=0", dsn=one.start())
+        return one
+
+    yield make
+    for one, folder in made:
+        one.destroy()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
 def server(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """`server(env={}, port=None, args=(), command=None)`: a started server process on `dsn`."""
     started: list[Server] = []
@@ -180,3 +201,18 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
     yield context.new_page()
     context.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what the tests of faults measured."""
+    lines = [
+        str(value)
+        for outcome in ("passed", "failed")
+        for made in terminalreporter.stats.get(outcome, [])
+        for name, value in made.user_properties
+        if name == "recovery"
+    ]
+    if lines:
+        terminalreporter.section("recovery")
+        for line in lines:
+            terminalreporter.write_line(line)

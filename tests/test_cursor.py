@@ -115,12 +115,12 @@ def set_apart(connection: psycopg.Connection[TupleRow], apart: timedelta) -> Non
 
 def prune(connection: psycopg.Connection[TupleRow], oldest: int) -> None:
     """Forgets all batches before `oldest`, as retention does."""
-    connection.execute("UPDATE agent_event_bus SET oldest = %s", [oldest])
     connection.execute(
         "DELETE FROM agent_events USING agent_events_window(NULL, 1, %s) AS gone"
         " WHERE agent_events.id = gone.id",
         [oldest - 1],
     )
+    connection.execute("UPDATE agent_event_bus SET oldest = %s", [oldest])
     connection.execute("DELETE FROM agent_event_batches WHERE n < %s", [oldest - 1])
 
 

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+import agent_events.database
 from project import database
 from project.embedded import EmbeddedPostgres
 from project.postgres_home import EmbeddedPostgresError, shipped_program
@@ -403,8 +404,9 @@ def test_the_embedded_server_will_do(postgres: EmbeddedPostgres) -> None:
 def test_an_older_server_is_refused(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "OLDEST_VERSION", 99)  # no older server is at hand
-    with pytest.raises(database.UnsuitableDatabase, match=r"99 or later .* PostgreSQL 18"):
+    # No older server is at hand.
+    monkeypatch.setattr(agent_events.database, "OLDEST_SERVER", 990000)
+    with pytest.raises(database.UnsuitableDatabase, match=r"is PostgreSQL 18; .* or later"):
         database.require_suitable(postgres.dsn())
 
 
@@ -414,7 +416,7 @@ def test_a_standby_is_refused(make: Make) -> None:
     server.stop()
     (server.pgdata / "standby.signal").touch()
     server.start()
-    with pytest.raises(database.UnsuitableDatabase, match="leads to a standby"):
+    with pytest.raises(database.UnsuitableDatabase, match="is a standby"):
         database.require_suitable(dsn)
 
 

@@ -23,6 +23,7 @@ from agent_events.filters import Filter
 from agent_events.layer import GROUP, LayerReceiver, LayerSink
 from agent_events.log import Log
 from agent_events.position import Cursor, Position
+from agent_events.sources import Doorbell
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Kind, Subscriber
 from agent_events.window import Tenants
@@ -463,6 +464,52 @@ async def test_a_ledger_of_another_history_resets_everybody_and_goes_on(
             while (await viewer.next(1)).kind is not Kind.RESET:
                 pass
         assert await take(viewer, 3) == made  # some minutes before its time
+        made = [insert(connection, HARBOUR)]
+        assert await take(viewer, 1) == made
+
+
+async def test_a_leader_whose_next_batch_follows_another_history_does_not_believe_it(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    # (No poll would find it: the leader's own append must.)
+    options = replace(OPTIONS, poll_interval_s=60, tick_timeout_s=120)
+    async with process(dsn, options=options) as one:
+        viewer = await one.live((HARBOUR,))
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 3) == made
+        connection.execute("UPDATE agent_event_batches SET closed_at = closed_at + '1 ms'")
+        made.append(insert(connection, HARBOUR))  # its batch has the number that is expected
+        async with asyncio.timeout(15):
+            while (await viewer.next(1)).kind is not Kind.RESET:
+                pass
+        assert await take(viewer, 4) == made
+
+
+async def test_a_listener_that_hears_nothing_any_more_is_replaced_by_the_next_poll(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    async with process(dsn) as one:
+        viewer = await one.live((HARBOUR,))
+        # From inside: no other session can take a LISTEN away.
+        source = one.sources[0]
+
+        async def well() -> bool:
+            return source._connection is not None
+
+        await until(well, "a connection")
+        listening = source._connection
+        assert listening is not None
+        await listening._bus.execute("UNLISTEN *")
+        made = [insert(connection, HARBOUR) for _ in range(3)]
+        assert await take(viewer, 3) == made
+
+        async def replaced() -> bool:
+            return source._connection not in (None, listening)
+
+        await until(replaced, "another connection")
+        assert source.state.doorbell is Doorbell.HEARD
         made = [insert(connection, HARBOUR)]
         assert await take(viewer, 1) == made
 

@@ -133,8 +133,10 @@ class MemoryLog:
             await gate
         return head
 
-    async def page(self, tenants: Tenants, position: Position, filter: Filter) -> Page:
+    async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
         head = await self._until_let("page")
+        position = cursor.position
+        assert cursor == self.cursor(position), "a cursor of no batch was given out"
         covers = None if tenants is None else frozenset(tenants)
         found = [
             event

@@ -1,13 +1,39 @@
 """Where windows come from. A source yields them in order; its reader applies the one rule."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from agent_events.window import Window
 
 
+class Doorbell(Enum):
+    """Do this source's own rings arrive? A window comes without them too, a poll later."""
+
+    UNKNOWN = "unknown"  # not tried yet
+    HEARD = "heard"
+    DEAF = "deaf"  # a pooler in transaction mode is in between: it polls
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How a source does, for whoever asks whether this process is well."""
+
+    connected: bool = False
+    doorbell: Doorbell = Doorbell.UNKNOWN
+    leads: bool = False  # closes batches for everybody
+    batch: int | None = None  # the last one handed over
+    trouble: str = ""  # what is wrong, in words
+
+
 class Source(Protocol):
     """An endless supply of windows, each once and in order as far as this source can tell."""
+
+    @property
+    def state(self) -> SourceState:
+        """How it does now."""
+        ...
 
     def windows(self) -> AsyncGenerator[Window, None]:
         """Yields windows until cancelled. Mends its own connections; ends only by cancellation."""

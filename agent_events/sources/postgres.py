@@ -1,10 +1,10 @@
-"""PostgreSQL as a source: one listening connection, which rings, sequences and polls.
+"""PostgreSQL as a source: batches as one listening connection after the other tells of them.
 
-Owns: the listening connection (direct, autocommit, never in a transaction for longer than an
-append). Promises: every batch from where it began, in order, whatever happens to the connection;
-nothing is handed over before the append that closed it has committed. Leaves to others: reading
-events (the log's pool; this connection never runs a page), and noticing what the way from here
-loses (the one rule).
+Owns: the place that was reached. Promises: every batch from where it began, in order, whatever
+happens to the connection; nothing is handed over before the append that closed it has committed; a
+fault is said once, and its end. Leaves to others: whose turn it is to append (`listening`), reading
+events (the log's pool; the listening connection never runs a page), and noticing what the way from
+here loses (the one rule).
 """
 
 import asyncio
@@ -12,35 +12,23 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from psycopg_pool import PoolTimeout
 
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
-from agent_events.database import refuse_unusable
 from agent_events.errors import WrongDatabase
-from agent_events.log import LEDGER_SQL, LedgerRow, Log
-from agent_events.sequencer import BATCH_CHANNEL, Batch, Sequencer
+from agent_events.log import LedgerRow, Log
+from agent_events.sources import Doorbell, SourceState
+from agent_events.sources.listening import FIRST_LOOK, ListeningConnection
 from agent_events.window import Window
 from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
-DOORBELL_CHANNEL = "agent_events"
-LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
 RESTARTED_S = 5.0
 """For so long each tick says that the ledger is another one: a way may drop one of them."""
-BUSY_ROWS = 8
-"""A batch of more events means load: the next one is closed `append_interval_s` later."""
-
-
-class _Wake(NamedTuple):
-    rung: bool  # a producer committed
-    announced: bool  # another process closed a batch
-    polled: bool  # it is time to look without being told
 
 
 class PostgresSource:
@@ -63,65 +51,87 @@ class PostgresSource:
         self._watched = watched
         self._at: LedgerRow | None = None  # the last batch handed over
         self._restarted_until = 0.0
+        self._connection: ListeningConnection | None = None  # while it is well
+        self._trouble = ""
+        self._failed_at: float | None = None  # when it began not to be well
+        self._said_deaf = False
+
+    @property
+    def state(self) -> SourceState:
+        """How it does now."""
+        return SourceState(
+            connected=self._connection is not None,
+            doorbell=self._connection.doorbell if self._connection else Doorbell.UNKNOWN,
+            leads=self._connection is not None and self._connection.leads,
+            batch=self._at.n if self._at else None,
+            trouble=self._trouble,
+        )
 
     async def windows(self) -> AsyncGenerator[Window, None]:
         """Yields windows until cancelled; reconnects with backoff, and goes on where it was."""
         backoff = Backoff()
         while True:
             try:
-                async with await self._connect() as bus:
-                    self._say_if_mended()
-                    connection = _Connection(bus, self._settings)
-                    try:
-                        async with aclosing(self._follow(connection)) as windows:
-                            async for window in windows:
-                                backoff.reset()
-                                yield window
-                    finally:
-                        await connection.close()
-            except (psycopg.Error, OSError, TimeoutError, WrongDatabase) as error:
+                connection = await ListeningConnection.open(self._dsn, self._log, self._settings)
+                try:
+                    async with aclosing(self._follow(connection)) as windows:
+                        async for window in windows:
+                            backoff.reset()
+                            yield window
+                finally:
+                    self._connection = None
+                    await connection.close()
+                # It hears nothing, and has polled for a while: try another one.
+            except (psycopg.Error, PoolTimeout, OSError, WrongDatabase) as error:
                 wait_s = backoff.next_s()
-                logger.warning(
-                    "The listening connection failed (%s); reconnecting in %.1f s. Events are "
-                    "safe in the log and follow.",
-                    str(error).strip() or type(error).__name__,
-                    wait_s,
-                )
+                self._say_failed(str(error).strip() or type(error).__name__)
+                await self._log.renew()
                 await asyncio.sleep(wait_s)
 
-    def _say_if_mended(self) -> None:
-        if self._at is not None:
-            logger.info("The listening connection is back; going on after batch %d.", self._at.n)
-
-    async def _connect(self) -> AsyncConnection[TupleRow]:
-        bus = await AsyncConnection.connect(
-            self._dsn,
-            autocommit=True,
-            connect_timeout=10,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
-            application_name="agent_events bus",
+    def _say_failed(self, why: str) -> None:
+        self._trouble = why
+        if self._failed_at is not None:
+            logger.debug("The listening connection failed again (%s).", why)
+            return
+        self._failed_at = time.monotonic()
+        logger.warning(
+            "The listening connection failed (%s); trying until it is back. Events are safe in the "
+            "log and follow.",
+            why,
         )
-        try:
-            row = await (await bus.execute("SELECT pg_is_in_recovery()")).fetchone()
-            refuse_unusable(bus.info.server_version, bool(row and row[0]))
-            await bus.execute("SET row_security = off")
-            await bus.execute(f"LISTEN {DOORBELL_CHANNEL}")
-            await bus.execute(f"LISTEN {BATCH_CHANNEL}")
-        except BaseException:
-            await bus.close()
-            raise
-        return bus
 
-    async def _follow(self, connection: "_Connection") -> AsyncGenerator[Window, None]:
+    def _say_well(self, connection: ListeningConnection) -> None:
+        """It answered, and all that was missed is handed over next."""
+        if self._connection is connection:
+            return
+        self._connection = connection
+        self._trouble = ""
+        if self._failed_at is not None and self._at is not None:
+            away_s = time.monotonic() - self._failed_at
+            logger.info(
+                "The listening connection is back after %.1f s; going on after batch %d.",
+                away_s,
+                self._at.n,
+            )
+        self._failed_at = None
+        deaf = connection.doorbell is Doorbell.DEAF
+        if deaf and not self._said_deaf:
+            logger.warning(
+                "A notification that this process sent to itself did not come back: a pooler in "
+                'transaction mode is in between. Set AGENT_EVENTS["LISTENER_DSN"] to a direct '
+                "connection, or one through a pooler in session mode. Until then events are found "
+                "by polling, each %g s.",
+                self._settings.poll_interval_s,
+            )
+        self._said_deaf = deaf
+
+    async def _follow(self, connection: ListeningConnection) -> AsyncGenerator[Window, None]:
         if self._at is None:
             self._at = await self._log.head()
-        # Every LISTEN is followed by a look: what was announced meanwhile was announced to nobody.
-        wake = _Wake(rung=True, announced=True, polled=True)
-        while True:
+        wake = FIRST_LOOK
+        while not connection.worn_out:
             closed = await connection.turn(self._at, wake)
+            self._say_well(connection)
             if closed is None:
                 # The ledger does not hold our last batch: another history. Begin at its head.
                 logger.warning("The ledger is not the one of before; going on from its head.")
@@ -168,114 +178,3 @@ class PostgresSource:
                 frozenset() if events is None else covers,
                 events or (),
             )
-
-
-class _Connection:
-    """One life of the listening connection: whose turn it is to append, and when to look."""
-
-    def __init__(self, bus: AsyncConnection[TupleRow], settings: Settings) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._sequencer = Sequencer(bus, settings.batch_limit)
-        self._poll_at = time.monotonic() + settings.poll_interval_s
-        self._more = False  # the last look found something: there may be a backlog
-        self._busy_until = 0.0
-        self._rung_at: float | None = None  # rung, and no batch seen since
-        self._announced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._announced.set_result(None)
-
-    async def turn(self, at: LedgerRow, wake: _Wake) -> list[LedgerRow] | None:
-        """The batches closed since `at`, closing the next one where that is ours to do.
-
-        None where the ledger does not hold `at`. Raises psycopg.Error, TimeoutError.
-        """
-        async with asyncio.timeout(self._settings.query_timeout_s):
-            await self._announced
-            if wake.polled:
-                await self._check_listening()
-                await self._sequencer.try_lead()
-            if wake.rung and not self._sequencer.leads and self._rung_at is None:
-                self._rung_at = time.monotonic()
-            more, self._more = self._more, False
-            look = wake.polled or wake.announced or more
-            if self._must_append(wake, more):
-                # Nothing to append may mean that somebody else did, whom we did not hear yet.
-                look = True
-                self._rung_at = None
-                batch = await self._append()
-                self._more = batch is not None
-                if batch is not None:
-                    self._announce(batch.n)
-                    if batch.n == at.n + 1:
-                        return [LedgerRow(batch.n, at.total + batch.rows, batch.closed_at_ms)]
-            if not look:
-                return []
-            rows = await self._ledger_from(at.n)
-        if not rows or rows[0] != at:
-            return None
-        if len(rows) > 1:
-            self._rung_at = None
-        self._more = self._more or len(rows) == LEDGER_ROWS
-        return rows[1:]
-
-    def _announce(self, n: int) -> None:
-        """Tells the others while this process reads the batch for itself."""
-        self._announced = asyncio.ensure_future(self._sequencer.announce(n))
-
-    async def close(self) -> None:
-        """Leaves no task behind."""
-        self._announced.cancel()
-        await asyncio.gather(self._announced, return_exceptions=True)
-
-    def _must_append(self, wake: _Wake, more: bool) -> bool:
-        if self._sequencer.leads:
-            return wake.rung or wake.polled or more
-        return self._overdue()
-
-    def _overdue(self) -> bool:
-        """We were rung, and the sequencer has closed nothing since: the event is not left lying."""
-        patience_s = self._settings.follow_patience_s
-        return self._rung_at is not None and time.monotonic() - self._rung_at >= patience_s
-
-    async def _append(self) -> Batch | None:
-        try:
-            batch = await self._sequencer.append()
-        except psycopg.errors.LockNotAvailable:
-            logger.warning("Another process is stuck closing a batch; trying again.")
-            return None
-        if batch is not None and batch.rows > BUSY_ROWS:
-            self._busy_until = time.monotonic() + self._settings.append_interval_s
-        return batch
-
-    async def _check_listening(self) -> None:
-        rows = await (await self._bus.execute("SELECT pg_listening_channels()")).fetchall()
-        if {row[0] for row in rows} != {DOORBELL_CHANNEL, BATCH_CHANNEL}:
-            raise psycopg.OperationalError("it listens no more")
-
-    async def _ledger_from(self, n: int) -> list[LedgerRow]:
-        cursor = await self._bus.execute(LEDGER_SQL, (n, LEDGER_ROWS))
-        return [LedgerRow(*row) for row in await cursor.fetchall()]
-
-    async def wait(self) -> _Wake:
-        """Waits until rung, told of a batch, or it is time to look. Raises psycopg.Error."""
-        await self._announced
-        now = time.monotonic()
-        if now < self._busy_until:
-            await asyncio.sleep(self._busy_until - now)
-        until = self._poll_at
-        if self._more:
-            until = now
-        elif self._rung_at is not None and not self._sequencer.leads:
-            until = min(until, self._rung_at + self._settings.follow_patience_s)
-        mine = self._bus.info.backend_pid
-        rung = announced = False
-        timeout_s = max(0.0, until - time.monotonic())
-        async for note in self._bus.notifies(timeout=timeout_s, stop_after=1):
-            if note.channel == DOORBELL_CHANNEL:
-                rung = True
-            elif note.pid != mine:
-                announced = True
-        polled = time.monotonic() >= self._poll_at
-        if polled:
-            self._poll_at = time.monotonic() + self._settings.poll_interval_s
-        return _Wake(rung, announced, polled)

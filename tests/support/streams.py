@@ -74,7 +74,12 @@ class Socket:
 
 @asynccontextmanager
 async def websocket(
-    server: Server, cookies: dict[str, str], query: str = "", *, origin: str | None = None
+    server: Server,
+    cookies: dict[str, str],
+    query: str = "",
+    *,
+    origin: str | None = None,
+    open_timeout: float = 10,
 ) -> AsyncIterator[Socket]:
     """A signed-in WebSocket client of the stream."""
     async with connect(
@@ -82,6 +87,8 @@ async def websocket(
         additional_headers={"Cookie": cookie_header(cookies)},
         origin=origin or server.url,  # type: ignore[arg-type]
         max_size=None,
+        open_timeout=open_timeout,
+        close_timeout=1,  # a server that is frozen answers no goodbye
     ) as connection:
         yield Socket(connection)
 
@@ -124,7 +131,12 @@ class EventStream:
 
 @contextmanager
 def event_stream(
-    server: Server, cookies: dict[str, str], query: str = "", *, last_id: str = ""
+    server: Server,
+    cookies: dict[str, str],
+    query: str = "",
+    *,
+    last_id: str = "",
+    timeout_s: float = 20,
 ) -> Iterator[EventStream]:
     """A signed-in Server-Sent Events client of the stream."""
     headers = {"Cookie": cookie_header(cookies)}
@@ -134,7 +146,7 @@ def event_stream(
         "GET",
         f"{server.url}/api/agents/stream?{query}",
         headers=headers,
-        timeout=20,
+        timeout=timeout_s,
         verify=False,  # no TLS here, and loading the authorities takes longer than the request
     ) as response:
         response.raise_for_status()

@@ -1,0 +1,322 @@
+"""Faults under load. Each shows that its fault was in force, and ends in exactly the committed set,
+in the ledger's order, for subscribers that stay and for such that come and go.
+
+The recovery time that a test prints is from the fault to the first event, committed after it, that
+a subscriber got: the worst of them. docs/reliability.md tells them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from project.embedded import EmbeddedPostgres
+from tests.conftest import Connect
+from tests.support import Server, login, make_tenant, make_user, wait_until
+from tests.support.load import Follower, Load, in_log_order
+from tests.support.proxy import proxy_to
+
+StartServer = Callable[..., Server]
+Report = Callable[[str, object], None]
+
+# The session that holds the sequencer's lock.
+LEADER = """
+    SELECT a.pid, a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+     WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'agent_events bus'
+       AND a.datname = current_database()
+"""
+
+
+class Watch:
+    """Two server processes under load, the first of which leads, with followers of both."""
+
+    def __init__(self, dsn: str, load: Load, followers: list[Follower], leader: int) -> None:
+        self.dsn = dsn
+        self.load = load
+        self.followers = followers
+        self.leader = leader  # the backend of the first server's listening connection
+
+    def connection(self) -> psycopg.Connection[Any]:
+        """A session beside the load, in autocommit."""
+        return psycopg.connect(self.dsn, autocommit=True)
+
+    def alive(self, pid: int) -> bool:
+        """Is there a session of this process id?"""
+        with self.connection() as db:
+            return bool(db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall())
+
+    def quiet(self) -> bool:
+        """Is no transaction open, and every event in the ledger?"""
+        with self.connection() as db:
+            row = db.execute(
+                "SELECT total = (SELECT count(*) FROM agent_events)"
+                "   AND pg_snapshot_xmin(pg_current_snapshot())"
+                "     = pg_snapshot_xmax(pg_current_snapshot())"
+                "  FROM agent_events_head()"
+            ).fetchone()
+        return bool(row and row[0])
+
+    async def recovery(self, since: float, followers: list[Follower] | None = None) -> float:
+        """Seconds until each follower (all of them, if not given) got an event committed since."""
+        worst = 0.0
+        for follower in followers or self.followers:
+
+            def found(follower: Follower = follower) -> list[float]:
+                return [
+                    came
+                    for event, came in list(follower.at.items())
+                    if self.load.committed.get(event, 0) > since
+                ]
+
+            await asyncio.to_thread(wait_until, found, 40, "an event committed after the fault")
+            worst = max(worst, min(found()) - since)
+        return worst
+
+    def exact(self) -> None:
+        """What every follower saw is what was committed, each once, in the log's order."""
+        with self.connection() as db:
+            expected = in_log_order(db, self.load.tenant)
+            stored = {row[0] for row in db.execute("SELECT id FROM agent_events").fetchall()}
+        assert set(expected) == stored
+        assert len(expected) == len(stored)
+        assert not stored & self.load.rolled_back
+        for follower in self.followers:
+            assert follower.seen == expected
+            assert not follower.kinds & {"reset", "truncated", "error"}
+
+
+@asynccontextmanager
+async def watched(
+    dsn: str,
+    server: StartServer,
+    *,
+    victim_dsn: str | None = None,
+    options: str = "",
+    somebody_leads: bool = True,
+) -> AsyncIterator[Watch]:
+    """Load and followers, of the victim (the first server) and of a bystander; exact at the end."""
+    tenant = make_tenant(dsn, "Harbour")
+    make_user(dsn, "ann", tenants=[tenant])
+    load = Load(dsn, tenant, options=options)
+    victim = server(env={"DATABASE_URL": victim_dsn or dsn})
+    cookies = login(victim, "ann")
+
+    def done(seen: list[int]) -> bool:
+        if not load.over:
+            return False
+        with psycopg.connect(dsn) as db:
+            row = db.execute("SELECT count(*) FROM agent_events").fetchone()
+        assert row is not None
+        return len(seen) >= row[0]
+
+    first = Follower(victim, cookies)
+    tasks = [asyncio.create_task(first.follow(done))]
+    try:
+        with load.running():
+            leader = 0
+            if somebody_leads:
+                leader = await asyncio.to_thread(wait_until, lambda: _leader(dsn), 20, "a leader")
+            bystander = server()
+            others = [Follower(victim, cookies, patience=4), Follower(bystander, cookies)]
+            sse = Follower(bystander, cookies, patience=9)
+            tasks += [asyncio.create_task(follower.follow(done)) for follower in others]
+            tasks.append(asyncio.create_task(asyncio.to_thread(sse.follow_by_event_source, done)))
+            watch = Watch(dsn, load, [first, *others, sse], leader)
+            await watch.recovery(time.monotonic())  # all of them are on
+            yield watch
+            await asyncio.to_thread(load.wait_for_commits, 20)
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    finally:
+        load.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    watch.exact()
+
+
+def _leader(dsn: str) -> int | None:
+    with psycopg.connect(dsn) as db:
+        row = db.execute(LEADER).fetchone()
+    return row[0] if row else None
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """`report(name, value)`: shown after the run, in the section "recovery"."""
+
+    def tell(name: str, value: object) -> None:
+        record_property("recovery", f"{name}: {value}")
+
+    return tell
+
+
+def process_state(pid: int) -> str:
+    """The letter that Linux gives the state of a process: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+
+
+async def test_the_listeners_backend_terminated(
+    dsn: str, server: StartServer, report: Report
+) -> None:
+    async with watched(dsn, server) as watch:
+        with watch.connection() as db:
+            at = time.monotonic()
+            assert db.execute("SELECT pg_terminate_backend(%s, 5000)", [watch.leader]).fetchone()
+        assert not watch.alive(watch.leader)
+        report("listener's backend terminated", f"{await watch.recovery(at):.2f} s")
+
+
+async def test_the_sequencing_process_stopped(
+    dsn: str, server: StartServer, report: Report
+) -> None:
+    async with watched(dsn, server) as watch:
+        frozen, others = watch.followers[:2], watch.followers[2:]
+        process = frozen[0].server.process
+        assert process is not None
+        at = time.monotonic()
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: process_state(process.pid) == "T", what="the process to be stopped")
+        recovery_s = await watch.recovery(at, others)
+        assert process_state(process.pid) == "T"
+        report("sequencing process stopped, the other process", f"{recovery_s:.2f} s")
+        # The server ends the frozen session by itself: its lock is free for the next.
+        await asyncio.to_thread(
+            wait_until, lambda: not watch.alive(watch.leader), 15, "the server to end its session"
+        )
+        report("sequencing process stopped, its lock free", f"{time.monotonic() - at:.2f} s")
+        await asyncio.to_thread(
+            wait_until, lambda: _leader(watch.dsn), 10, "the other process to lead"
+        )
+        assert process_state(process.pid) == "T"
+        woken_at = time.monotonic()
+        process.send_signal(signal.SIGCONT)
+        recovery_s = await watch.recovery(woken_at, frozen)
+        report("sequencing process woken, its own subscribers", f"{recovery_s:.2f} s")
+
+
+async def test_the_sequencers_connections_frozen(
+    dsn: str, server: StartServer, report: Report
+) -> None:
+    with proxy_to(dsn) as (proxy, through):
+        async with watched(dsn, server, victim_dsn=through) as watch:
+            frozen, others = watch.followers[:2], watch.followers[2:]
+            at = time.monotonic()
+            assert proxy.freeze() > 0
+            recovery_s = await watch.recovery(at, others)
+            report("sequencer's connections frozen, the other process", f"{recovery_s:.2f} s")
+            assert proxy.swallowed > 0
+            recovery_s = await watch.recovery(at, frozen)
+            report("sequencer's connections frozen, its own subscribers", f"{recovery_s:.2f} s")
+            await asyncio.to_thread(
+                wait_until, lambda: not watch.alive(watch.leader), 15, "the server to end it"
+            )
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_a_client_frozen_inside_an_append(
+    dsn: str, server: StartServer, connect: Connect, report: Report, busy: bool
+) -> None:
+    async with watched(dsn, server) as watch:
+        client = connect(autocommit=False)
+        pid = client.info.backend_pid
+        at = time.monotonic()
+        # It may lose the race for the next batch some times.
+        while client.execute("SELECT * FROM agent_events_append()").fetchone() is None:
+            client.rollback()
+            at = time.monotonic()
+        client.execute("SET LOCAL idle_in_transaction_session_timeout = 0" if busy else "SELECT 1")
+        assert client.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        assert watch.alive(pid)
+        name = "busy in its transaction after an append" if busy else "frozen inside an append"
+        report(f"client {name}", f"{await watch.recovery(at):.2f} s")
+        assert not watch.alive(pid)  # the server ended it, or a process that waited for it did
+
+
+async def test_a_web_process_killed(dsn: str, server: StartServer, report: Report) -> None:
+    async with watched(dsn, server) as watch:
+        victim, others = watch.followers[:2], watch.followers[2:]
+        at = time.monotonic()
+        await asyncio.to_thread(victim[0].server.kill)
+        recovery_s = await watch.recovery(at, others)
+        report("web process killed, the other process", f"{recovery_s:.2f} s")
+        assert victim[0].server.process is None
+        at = time.monotonic()
+        await asyncio.to_thread(victim[0].server.start)
+        report("web process started again", f"{await watch.recovery(at, victim):.2f} s")
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_postgresql_restarted(
+    cluster: Callable[..., EmbeddedPostgres], server: StartServer, report: Report, mode: str
+) -> None:
+    postgres = cluster()
+    dsn = postgres.dsn()
+    async with watched(dsn, lambda **kw: server(**{"env": {"DATABASE_URL": dsn}, **kw})) as watch:
+        pid = postgres.pid
+        await asyncio.to_thread(postgres.stop, mode)
+        assert postgres.pid is None
+        postgres.start()  # (here: it dies with the thread that starts it)
+        at = time.monotonic()  # since it answers again
+        assert postgres.pid != pid
+        report(f"PostgreSQL restarted ({mode})", f"{await watch.recovery(at):.2f} s")
+    for running in {follower.server.port: follower.server for follower in watch.followers}.values():
+        assert running.log().count("The listening connection failed") == 1, running.log()
+        assert running.log().count("The listening connection is back after") == 1, running.log()
+
+
+async def test_postgresql_killed_and_transaction_ids_come_back(
+    cluster: Callable[..., EmbeddedPostgres], server: StartServer, report: Report
+) -> None:
+    # What is not flushed within the 10 s is lost with the crash: the ids of rolled-back
+    # transactions among it, which nothing made durable.
+    postgres = cluster(wal_writer_delay="10s")
+    dsn = postgres.dsn()
+    options = "-c synchronous_commit=off"
+    start = lambda **kw: server(**{"env": {"DATABASE_URL": dsn}, **kw})  # noqa: E731
+    async with watched(dsn, start, options=options) as watch:
+        await asyncio.to_thread(watch.load.wait_for_commits, 50)
+        with watch.load.paused():
+            await asyncio.to_thread(wait_until, watch.quiet, 10, "all events to be in the ledger")
+            delivered = {event for follower in watch.followers for event in list(follower.seen)}
+            with watch.connection() as db:
+                used = [_rolled_back(db) for _ in range(20)]
+            await asyncio.to_thread(_kill_all, postgres)
+            postgres.start()  # (here: it dies with the thread that starts it)
+            at = time.monotonic()
+            with watch.connection() as db:
+                came_back = [_rolled_back(db)]
+                stored = {row[0] for row in db.execute("SELECT id FROM agent_events").fetchall()}
+        assert came_back[0] in used, "ids came back"
+        assert delivered <= stored, "what was delivered is durable"
+        report("PostgreSQL killed", f"{await watch.recovery(at):.2f} s")
+
+
+def _rolled_back(db: psycopg.Connection[Any]) -> int:
+    """The id of a transaction that wrote nothing durable."""
+    with db.transaction(force_rollback=True):
+        row = db.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _kill_all(postgres: EmbeddedPostgres) -> list[int]:
+    """`kill -9` to every process of the server at once: nobody writes anything any more."""
+    postmaster = postgres.pid
+    assert postmaster is not None
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    pids = [postmaster, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: postgres.pid is None, what="the server to be gone")
+    return pids
