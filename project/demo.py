@@ -41,7 +41,7 @@ WATCH_S = 0.2
 SERVER_START_TIMEOUT_S = 30.0
 CHILD_STOP_TIMEOUT_S = 10.0
 PRUNE_EVERY_S = 30.0
-# A demo left running over a weekend must not fill the disk. The ledger keeps its rows.
+# A demo left running over a weekend must not fill the disk.
 EVENTS_KEPT = 50_000
 
 
@@ -234,34 +234,19 @@ def _is_local(dsn: str) -> bool:
 
 def _prune(dsn: str) -> None:
     """Delete the oldest batches beyond `EVENTS_KEPT` events: a cursor from there is `truncated`."""
-    with psycopg.connect(dsn, connect_timeout=5) as connection:
+    with psycopg.connect(dsn, connect_timeout=5, autocommit=True) as connection:
         row = connection.execute(
             """
-            SELECT n, seen::text FROM agent_event_batches
-             WHERE n > 0 AND total <= (SELECT total FROM agent_events_head()) - %s
-             ORDER BY n DESC LIMIT 1
+            SELECT closed_at FROM agent_event_batches
+             WHERE n = (SELECT 1 + agent_events_last_batch(
+                                   bus.oldest, head.batch, 'infinity', head.total - %s)
+                          FROM agent_event_bus AS bus, agent_events_head() AS head)
             """,
             [EVENTS_KEPT],
         ).fetchone()
-        if row is None:
-            return
-        last, seen = row
-        connection.execute(
-            """
-            DELETE FROM agent_events
-             WHERE tx < pg_snapshot_xmax(%(seen)s) AND pg_visible_in_snapshot(tx, %(seen)s)
-            """,
-            {"seen": seen},
-        )
-        connection.execute("UPDATE agent_event_bus SET oldest = %s", [last + 1])
-        # The row before the oldest batch says where that one begins.
-        connection.execute(
-            """
-            DELETE FROM agent_event_batches
-             WHERE n < %s AND closed_at < now() - interval '1 hour'
-            """,
-            [last],
-        )
+        more = row is not None
+        while more and row is not None:
+            ((more,),) = connection.execute("SELECT more FROM agent_events_prune(%s)", row)
 
 
 def _stop_postgres(postgres: EmbeddedPostgres) -> None:

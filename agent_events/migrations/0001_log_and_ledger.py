@@ -1,4 +1,7 @@
-"""The tables. Reversing this drops every event; see sql/drop_tables.sql."""
+"""The tables. A table agent_events that is there already is taken over; see sql/take_over.sql.
+
+Reversing this drops every event, but for a table that was taken over; see sql/drop_tables.sql.
+"""
 
 import uuid
 
@@ -20,8 +23,9 @@ class Migration(migrations.Migration):
     dependencies = (migrations.swappable_dependency(settings.AUTH_USER_MODEL),)
 
     operations = (
+        run_file("take_over"),
+        run_file("tables", "drop_tables"),
         migrations.SeparateDatabaseAndState(
-            database_operations=[run_file("tables", "drop_tables")],
             state_operations=[
                 migrations.CreateModel(
                     name="AgentEvent",

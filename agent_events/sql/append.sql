@@ -112,7 +112,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'agent_events_append: the ledger (agent_event_batches) is empty'
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'It must hold at least its head. Put back the row that was deleted.';
+                  HINT = 'manage.py mend_events makes a new one from the events.';
     END IF;
     now_seen := head.now_seen;
     old_xmax := pg_snapshot_xmax(head.seen);
@@ -120,7 +120,7 @@ BEGIN
         RAISE EXCEPTION 'agent_events_append: the ledger has seen transaction % but this cluster is only at %: it was copied from another cluster',
             old_xmax, pg_snapshot_xmax(now_seen)
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Nothing is lost; the ledger must be mended before new events are delivered.';
+                  HINT = 'Nothing is lost: manage.py mend_events mends it, and every cursor stays valid.';
     END IF;
 
     -- Late transactions: running when the last batch closed, finished now.

@@ -1,5 +1,10 @@
 -- The reverse of append.sql, read.sql and ring.sql: the trigger and the functions go. Every event,
 -- the ledger and its order stay, and INSERTs go on working; nothing rings.
+DO $$
+BEGIN
+    RAISE WARNING 'agent_events: batches are closed no more; events stay, and wait for their place';
+END
+$$;
 DROP TRIGGER agent_events_ring ON @schema@.agent_events;
 DROP TRIGGER agent_event_batches_refuse_truncate ON @schema@.agent_event_batches;
 DROP FUNCTION @schema@.agent_events_listen(uuid);

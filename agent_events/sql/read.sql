@@ -7,13 +7,22 @@ CREATE TYPE @schema@.agent_event_entry AS (
     event_type text, payload jsonb, created_at timestamptz
 );
 
--- "Now": the last closed batch. The position after it is (batch + 1, 0).
+-- "Now": the last closed batch. The position after it is (batch + 1, 0). It refuses an empty ledger:
+-- no position in that log would mean anything.
 CREATE FUNCTION @schema@.agent_events_head(
     OUT batch bigint, OUT closed_at timestamptz, OUT total bigint
 )
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
-    SELECT b.n, b.closed_at, b.total FROM @schema@.agent_event_batches AS b ORDER BY b.n DESC LIMIT 1
+BEGIN
+    SELECT b.n, b.closed_at, b.total INTO batch, closed_at, total
+      FROM @schema@.agent_event_batches AS b ORDER BY b.n DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'agent_events_head: the ledger (agent_event_batches) is empty'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'manage.py mend_events makes a new one from the events.';
+    END IF;
+END
 $$;
 
 -- A filter's entries as LIKE patterns, once a page: an entry is exact, or a prefix where it ends in
@@ -113,7 +122,9 @@ BEGIN
       FROM @schema@.agent_event_batches AS b WHERE b.n = first - 1;
     SELECT b.seen, size + b.total INTO upto, size
       FROM @schema@.agent_event_batches AS b WHERE b.n = last;
-    IF before IS NULL OR upto IS NULL THEN
+    -- (A row may outlive the events of its batch.)
+    IF before IS NULL OR upto IS NULL
+       OR first < (SELECT bus.oldest FROM @schema@.agent_event_bus AS bus) THEN
         RAISE EXCEPTION 'the ledger does not hold batches % to %', first - 1, last
             USING ERRCODE = 'no_data_found',
                   HINT = 'They were pruned, or belong to another history. Start from a cursor.';
@@ -328,6 +339,18 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT h.batch INTO head FROM @schema@.agent_events_head() AS h;
+    SELECT pg_snapshot_xmax(b.seen) AS xmax INTO base
+      FROM @schema@.agent_event_batches AS b WHERE b.n = head;
+    IF base.xmax > pg_snapshot_xmax(pg_current_snapshot()) THEN
+        -- What this cluster writes looks like part of old batches: nobody's position may pass it.
+        RAISE EXCEPTION 'agent_events_page: the ledger has seen transaction % but this cluster is only at %: it was copied from another cluster',
+            base.xmax, pg_snapshot_xmax(pg_current_snapshot())
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Nothing is lost: manage.py mend_events mends it, and every cursor stays valid.';
+    END IF;
+    IF at_batch < (SELECT bus.oldest FROM @schema@.agent_event_bus AS bus) THEN
+        PERFORM @schema@.agent_events_window(tenants, at_batch, at_batch); -- says what is wrong
+    END IF;
     WHILE at_batch <= head AND remain > 0 AND (NOT filtered OR looked < most) LOOP
         -- How many rows to look at now. Of several tenants each has a share in them, so that the
         -- window does not hold as many of each.

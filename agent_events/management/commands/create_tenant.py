@@ -6,9 +6,8 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
+from django.db import router, transaction
 
-from agent_events.conf import get_settings
 from agent_events.models import Membership, Tenant
 
 
@@ -31,8 +30,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Makes what is missing, all or nothing."""
-        alias = get_settings().database
-        users = get_user_model()._default_manager.using(alias)
+        users = get_user_model()._default_manager
+        alias = router.db_for_write(Tenant)
         with transaction.atomic(using=alias):
             members = []
             for name in options["member"]:
@@ -44,11 +43,9 @@ class Command(BaseCommand):
                     )
                 members.append(user)
             wanted = {"id": options["id"]} if options["id"] else {}
-            tenant, _ = Tenant.objects.using(alias).get_or_create(
-                name=options["name"], defaults=wanted
-            )
+            tenant, _ = Tenant.objects.get_or_create(name=options["name"], defaults=wanted)
             if options["id"] and tenant.id != options["id"]:
                 raise CommandError(f"The tenant {tenant.name!r} exists with the id {tenant.id}.")
             for user in members:
-                Membership.objects.using(alias).get_or_create(tenant=tenant, user=user)
+                Membership.objects.get_or_create(tenant=tenant, user=user)
         self.stdout.write(str(tenant.id))
