@@ -10,3 +10,9 @@ class AgentEventsConfig(AppConfig):
     name = "agent_events"
     verbose_name = _("Agent events")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Registers the system checks."""
+        from agent_events.checks import register_all  # needs the models
+
+        register_all()

@@ -1,14 +1,66 @@
-"""The streams' routes, for `channels.routing.URLRouter`. The README shows an `asgi.py`."""
+"""The streams' and the probes' routes, and how they stand beside Django's pages."""
 
-from typing import Any, cast
+from typing import Any
 
-from django.urls import path
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
+from django.urls import path, re_path
 
 from agent_events.consumers import StreamConsumer
+from agent_events.health import healthz, readyz
 from agent_events.sse import stream
 
-# Django's types know views only; URLRouter calls ASGI applications.
-http_urlpatterns = [path("api/agents/stream", cast(Any, stream), name="agent_events_sse")]
+# Any: ASGI applications, where the stubs of Django's path() expect views.
+_stream: Any = AuthMiddlewareStack(stream)
+_healthz: Any = healthz
+_readyz: Any = readyz
+
+# Ready for a URLRouter. The session is looked up for the stream alone: that takes the database,
+# which probes must do without, and Django does it by itself for its pages.
+http_urlpatterns = [
+    path("api/agents/stream", _stream, name="agent_events_sse"),
+    path("healthz", _healthz, name="agent_events_healthz"),
+    path("readyz", _readyz, name="agent_events_readyz"),
+]
+# For a URLRouter within AuthMiddlewareStack and a validator of the Origin.
 websocket_urlpatterns = [
     path("ws/agents/stream", StreamConsumer.as_asgi(), name="agent_events_websocket")
 ]
+
+
+def application(pages: Any) -> ProtocolTypeRouter:
+    """The whole ASGI application: the streams, the probes, and `pages` for all other addresses.
+
+    `pages` is Django's `get_asgi_application()`, called before this module is imported (it loads
+    the apps), or any ASGI application around it. A project with WebSockets or routes of its own
+    builds the same from `http_urlpatterns` and `websocket_urlpatterns`.
+    """
+    return ProtocolTypeRouter(
+        {
+            "http": BelowScriptName(URLRouter([*http_urlpatterns, re_path("", pages)])),
+            "websocket": AllowedHostsOriginValidator(
+                AuthMiddlewareStack(BelowScriptName(URLRouter(websocket_urlpatterns)))
+            ),
+        }
+    )
+
+
+class BelowScriptName:
+    """Routes what is below FORCE_SCRIPT_NAME, or below the `root_path` that the server was given.
+
+    Whether or not the proxy took that off the address, as Django does for its pages: a URLRouter
+    by itself knows no FORCE_SCRIPT_NAME, and refuses whatever does not begin with `root_path`.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Passes the connection on with the rest of its path as `path_remaining`."""
+        name = (settings.FORCE_SCRIPT_NAME or scope.get("root_path") or "").rstrip("/")
+        path = scope["path"]
+        if path.startswith(f"{name}/"):
+            path = path.removeprefix(name)
+        await self.inner({**scope, "path_remaining": path}, receive, send)

@@ -1,0 +1,188 @@
+"""Two addresses for load balancers: does this process live, and is it of use?
+
+Deliberately ASGI applications and no Django views: a probe bears no Host that ALLOWED_HOSTS knows
+and no session, and must be answered while the database is away. The answers hold codes only: no
+name of a host, a role or a database.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.core.exceptions import ImproperlyConfigured
+
+from agent_events.bus import Bus, current_bus, layer_is_shared
+from agent_events.conf import Settings, get_settings
+from agent_events.database import log_dsn
+from agent_events.errors import WrongDatabase
+from agent_events.facts import Status
+from agent_events.problems import Part, problems_of
+from agent_events.sources import Doorbell, SourceState
+from agent_events.status import gather
+
+logger = logging.getLogger("agent_events")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+LIMIT_S = 2.0
+"""A probe is answered within this time, whatever hangs."""
+CONNECTING_S = 1.0
+"""So long of it may a source that was just started take to connect."""
+FRESH_S = 1.0
+"""An answer serves for so long: probes cost a connection a second, however many come."""
+LATE_S = 5.0
+"""A source that has not handed over a batch that was closed before that is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`data`: can this process deliver events? `doorbell`: does it learn of them at once?
+
+    `doorbell` is "heard", "deaf" (it polls), "unknown" (not tried yet), or "none" (this process
+    does not listen: windows come over a shared channel layer). `problems` are codes.
+    """
+
+    data: bool
+    doorbell: str
+    problems: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """`ready`, `degraded` (ready, but slower) or `unready`."""
+        if not self.data:
+            return "unready"
+        return "degraded" if self.problems else "ready"
+
+
+async def healthz(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """`GET /healthz`: 200 as long as the process answers at all. Touches nothing."""
+    await _answer(scope, send, 200, {"status": "alive"})
+
+
+async def readyz(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """`GET /readyz`: 200 where this process can deliver events, 503 where not, within LIMIT_S.
+
+    Starts the bus, so that a process that is probed is warm and takes its turn at closing batches.
+    """
+    if scope["method"] not in ("GET", "HEAD"):
+        await _answer(scope, send, 405, {})
+        return
+    readiness = await _prober().answer()
+    body = {
+        "status": readiness.state,
+        "data": "ok" if readiness.data else "failing",
+        "doorbell": readiness.doorbell,
+        "problems": readiness.problems,
+    }
+    await _answer(scope, send, 200 if readiness.data else 503, body)
+
+
+def judge(
+    status: Status, source: SourceState | None, *, shared: bool, poll_interval_s: float = 1.0
+) -> Readiness:
+    """What the facts mean for this process. `source`: its own, None where it has none.
+
+    `shared`: the layer reaches other processes, so that one of them listens. `status` was gathered
+    with `after` the last batch of the source.
+    """
+    found = problems_of(status)
+    data = [problem.code for problem in found if problem.part is Part.DATA]
+    slower = [problem.code for problem in found if problem.part is Part.DOORBELL]
+    if source is not None:
+        if not source.connected:
+            data.append("source_disconnected" if source.trouble else "source_connecting")
+        elif status.late_s > max(LATE_S, 3 * poll_interval_s):
+            data.append("source_behind")
+        if source.doorbell is Doorbell.DEAF:
+            slower.append("doorbell_deaf")
+    elif not shared:
+        data.append("source_connecting")
+    elif status.setup is not None and status.setup.readable and not status.listeners:
+        slower.append("nobody_listens")
+    return Readiness(
+        data=not data,
+        doorbell=source.doorbell.value if source else "none" if shared else "unknown",
+        problems=(*data, *slower),
+    )
+
+
+class _Prober:
+    """One look at a time for each event loop, shared by all probes that come meanwhile."""
+
+    def __init__(self) -> None:
+        self._look: asyncio.Task[Readiness] | None = None
+        self._looked_at = 0.0
+
+    async def answer(self) -> Readiness:
+        """The last answer while it is fresh, or a new one; `no_answer` after LIMIT_S."""
+        fresh = time.monotonic() - self._looked_at < FRESH_S
+        if self._look is None or (self._look.done() and not fresh):
+            self._look = asyncio.create_task(self._probe(), name="agent_events readyz")
+        # Not cancelled at the limit: the next probe finds the look where this one left it.
+        done, _ = await asyncio.wait({self._look}, timeout=LIMIT_S)
+        return self._look.result() if done else Readiness(False, "unknown", ("no_answer",))
+
+    async def _probe(self) -> Readiness:
+        try:
+            return await _look()
+        except (ImproperlyConfigured, WrongDatabase) as error:
+            logger.error("Not ready: %s", error)
+            code = "misconfigured"
+        except Exception:
+            logger.exception("Not ready: the bus could not be started, or looked at.")
+            code = "failed"
+        finally:
+            self._looked_at = time.monotonic()
+        return Readiness(False, "unknown", (code,))
+
+
+_probers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Prober] = WeakKeyDictionary()
+
+
+def _prober() -> _Prober:
+    return _probers.setdefault(asyncio.get_running_loop(), _Prober())
+
+
+async def _look() -> Readiness:
+    settings = get_settings()
+    bus = current_bus()
+    async with asyncio.timeout(LIMIT_S):  # a shared layer's server may be away
+        await bus.start()
+    source = await _connected(bus, settings)
+    status = await gather(
+        log_dsn(), timeout_s=LIMIT_S, after=source.batch if source is not None else None
+    )
+    return judge(
+        status,
+        source,
+        shared=layer_is_shared(settings.channel_layer),
+        poll_interval_s=settings.poll_interval_s,
+    )
+
+
+async def _connected(bus: Bus, settings: Settings) -> SourceState | None:
+    """The source's state, once it is connected, in trouble, or CONNECTING_S has passed."""
+    until = time.monotonic() + CONNECTING_S
+    while True:
+        state = bus.source_state()
+        settled = state is None or state.connected or state.trouble
+        if settled or time.monotonic() > until:
+            return state
+        await asyncio.sleep(0.02)
+
+
+async def _answer(scope: dict[str, Any], send: Send, status: int, body: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    if scope["method"] not in ("GET", "HEAD"):
+        status, body = 405, {"error": "Use GET."}
+        headers.append((b"allow", b"GET, HEAD"))
+    text = json.dumps(body).encode()
+    headers.append((b"content-length", str(len(text)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else text})

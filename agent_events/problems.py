@@ -1,0 +1,215 @@
+"""What is wrong with the bus, and what to do about it, in words. Facts in, words out: no I/O."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from agent_events.database import OLDEST_SERVER
+from agent_events.facts import BOUND, Head, Session, Setup, Status
+
+WAITS_S = 5.0
+"""An event that is in no batch for longer than this waits for somebody who does not come."""
+OPEN_S = 60.0
+"""A transaction that wrote events and is open for longer than this was probably forgotten."""
+QUEUE_HALF = 0.5
+"""Past this share of PostgreSQL's notification queue nothing is rung any more."""
+
+
+class Part(Enum):
+    """What a problem takes away."""
+
+    DATA = "data"  # nothing moves, or nothing can be read
+    DOORBELL = "doorbell"  # events come by the poll, later
+    EVENTS = "events"  # some events wait, or come in another order
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `code` never changes; `hint` says what to do."""
+
+    code: str
+    part: Part
+    message: str
+    hint: str
+
+
+def problems_of(status: Status) -> list[Problem]:
+    """All that is wrong, the worst first."""
+    if status.setup is None:
+        return [
+            Problem(
+                "unreachable",
+                Part.DATA,
+                f"The database does not answer: {status.unreachable}.",
+                "Start it, or correct DATABASES. Committed events are safe; streams go on by "
+                "themselves.",
+            )
+        ]
+    found = setup_problems(status.setup)
+    if status.setup.readable:
+        found += _ledger_problems(status)
+        found += _delivery_problems(status)
+        found += _forgotten_transactions(status)
+    worst_first = list(Part)
+    return sorted(found, key=lambda problem: worst_first.index(problem.part))
+
+
+def setup_problems(setup: Setup) -> list[Problem]:
+    """What is wrong with the server, the migrations and the role's rights."""
+    return [*_server_problems(setup), *_schema_problems(setup)]
+
+
+def _server_problems(setup: Setup) -> Iterator[Problem]:
+    if setup.server_version < OLDEST_SERVER:
+        yield Problem(
+            "old_server",
+            Part.DATA,
+            f"The server is PostgreSQL {setup.server_version // 10_000}; agent_events needs "
+            f"{OLDEST_SERVER // 10_000} or later.",
+            'Upgrade it, or name another database: AGENT_EVENTS = {"DATABASE": "<alias>"}.',
+        )
+    if setup.standby:
+        yield Problem(
+            "standby",
+            Part.DATA,
+            "The server is a standby: it takes no events, and nobody can close batches on it.",
+            "Connect to the primary (HOST in DATABASES).",
+        )
+    if setup.missing or setup.unapplied:
+        lacks = [*setup.missing, *(f"migration {name}" for name in setup.unapplied)]
+        yield Problem(
+            "not_migrated",
+            Part.DATA,
+            f"The database lacks {', '.join(lacks)}.",
+            "manage.py migrate (with --database ALIAS where the log is not in default)",
+        )
+    if setup.rows_hidden:
+        yield Problem(
+            "rows_hidden",
+            Part.DATA,
+            "Row-level security hides rows from this role, and events that whoever closes a batch "
+            "does not see would be lost for everybody: no batch is closed.",
+            "ALTER ROLE <role> BYPASSRLS; or let it own the tables, without FORCE ROW LEVEL "
+            "SECURITY.",
+        )
+    if setup.rights_lacking:
+        yield Problem(
+            "rights_lacking",
+            Part.DATA,
+            f"This role lacks {', '.join(setup.rights_lacking)}.",
+            " ".join(f"GRANT {right} TO <role>;" for right in setup.rights_lacking),
+        )
+
+
+def _schema_problems(setup: Setup) -> Iterator[Problem]:
+    if not setup.missing and setup.trigger not in ("O", "A"):
+        state = "is disabled" if setup.trigger else "is not there"
+        yield Problem(
+            "no_trigger",
+            Part.DOORBELL,
+            f"The trigger agent_events_ring of agent_events {state}: nothing is rung, and events "
+            "come by the poll.",
+            "ALTER TABLE agent_events ENABLE TRIGGER agent_events_ring;"
+            if setup.trigger
+            else "CREATE TRIGGER agent_events_ring AFTER INSERT ON agent_events REFERENCING NEW "
+            "TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION agent_events_ring();",
+        )
+    if setup.sequence_cache > 1:
+        yield Problem(
+            "sequence_cache",
+            Part.EVENTS,
+            f"Each session takes {setup.sequence_cache} ids of agent_events at a time: of "
+            "transactions in one batch, the later one may come first.",
+            "ALTER TABLE agent_events ALTER COLUMN id SET CACHE 1;",
+        )
+
+
+def _ledger_problems(status: Status) -> Iterator[Problem]:
+    if status.head is None:
+        yield Problem(
+            "ledger_empty",
+            Part.DATA,
+            "The ledger (agent_event_batches) is empty, and with it the order of the log is gone: "
+            "no batch can be closed.",
+            "Put back its last row at least, from a backup.",
+        )
+    elif status.head.ahead:
+        yield Problem(
+            "ledger_copied",
+            Part.DATA,
+            f"The ledger was copied from another cluster: batch {status.head.batch} has seen "
+            "transactions that this one has not had yet. Events are kept, and not delivered.",
+            "manage.py mend_events (cursors of clients stay valid)",
+        )
+
+
+def _delivery_problems(status: Status) -> Iterator[Problem]:
+    waits = status.behind and status.waits_s > WAITS_S
+    if waits and _can_append(status.setup, status.head):
+        many = f"More than {BOUND:,}" if status.behind_more else f"{status.behind:,}"
+        events = f"{many} committed event{'' if many == '1' else 's'} in no batch yet, for "
+        events += f"{status.waits_s:,.0f} s"
+        if not status.listeners and status.sequencer is None:
+            yield Problem(
+                "nobody_sequences",
+                Part.EVENTS,
+                f"{events}, and no process that would close one is connected.",
+                "Start manage.py listen_events, or a web process (it begins with its first "
+                "subscriber, or at GET /readyz).",
+            )
+        else:
+            leader = _session(status.sequencer) if status.sequencer else "nobody"
+            yield Problem(
+                "behind",
+                Part.EVENTS,
+                f"{events}. The lock of whoever closes batches is held by: {leader}.",
+                "If the number does not fall: SELECT pg_terminate_backend(<pid>); or close them "
+                "by hand: SELECT n, rows FROM agent_events_append();",
+            )
+    if status.queue_usage > QUEUE_HALF:
+        oldest = "; ".join(_session(one) for one in status.queue_suspects) or "none to be seen"
+        yield Problem(
+            "queue_filling",
+            Part.DOORBELL,
+            f"PostgreSQL's notification queue is {status.queue_usage:.0%} full: nothing is rung, "
+            "and events come by the poll. A connection that listens sits in a transaction. The "
+            f"oldest transactions of the server: {oldest}.",
+            "SELECT pg_terminate_backend(<pid>); of the one that listens",
+        )
+
+
+def _forgotten_transactions(status: Status) -> Iterator[Problem]:
+    old = [one for one in status.writers if one.open_s is not None and one.open_s > OPEN_S]
+    if old:
+        yield Problem(
+            "long_transaction",
+            Part.EVENTS,
+            "Transactions that wrote events and are still open hold back their own events (and "
+            f"nobody else's): {'; '.join(_session(one) for one in old)}.",
+            "Commit them, or: SELECT pg_terminate_backend(<pid>); which rolls back",
+        )
+    prepared = [one for one in status.prepared if one.open_s > OPEN_S]
+    if prepared:
+        named = ", ".join(f"'{one.gid}' of {one.owner}, {one.open_s:,.0f} s" for one in prepared)
+        yield Problem(
+            "prepared_transaction",
+            Part.EVENTS,
+            f"Prepared transactions hold back their own events (and nobody else's): {named}.",
+            "COMMIT PREPARED '<gid>'; or ROLLBACK PREPARED '<gid>';",
+        )
+
+
+def _can_append(setup: Setup | None, head: Head | None) -> bool:
+    """Is nothing worse in the way, which is said already?"""
+    return setup is not None and not setup.standby and head is not None and not head.ahead
+
+
+def _session(session: Session) -> str:
+    what = [
+        f"user {session.user}",
+        session.application or "without application_name",
+        session.client or "local",
+    ]
+    if session.open_s is not None:
+        what.append(f"open for {session.open_s:,.0f} s")
+    return f"pid {session.pid} ({', '.join(what)})"

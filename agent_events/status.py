@@ -1,0 +1,249 @@
+"""How the bus does: facts from the database, over one connection, by bounded looks.
+
+Nothing is counted that grows: no count of a table, no scan. What the facts mean: `problems`.
+"""
+
+import asyncio
+import pkgutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from django.conf import settings as django_settings
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from agent_events import migrations
+from agent_events.database import BUS_APPLICATION, CONNECT, SEQUENCER_KEY, severed_after
+from agent_events.facts import BOUND, Head, Prepared, Session, Setup, Status
+
+TIMEOUT_S = 5.0
+"""How long a look may take, unless told otherwise."""
+
+# One row, whatever is or is not there: also for Django's connection, at a check.
+SETUP_SQL = """
+    SELECT current_setting('server_version_num')::integer,
+           pg_is_in_recovery(),
+           ARRAY(SELECT name FROM unnest(ARRAY['agent_events', 'agent_event_batches',
+                                               'agent_event_bus']) AS t (name)
+                  WHERE to_regclass(name) IS NULL)
+           || ARRAY(SELECT name || '()' FROM unnest(ARRAY[
+                        'agent_events_append', 'agent_events_head', 'agent_events_page',
+                        'agent_events_page_back', 'agent_events_window', 'agent_events_ranges',
+                        'agent_events_ring']) AS t (name)
+                     WHERE to_regproc(name) IS NULL),
+           EXISTS (SELECT FROM unnest(ARRAY['agent_events', 'agent_event_batches',
+                                            'agent_event_bus']) AS t (name)
+                    WHERE row_security_active(to_regclass(name)::oid)),
+           ARRAY(SELECT privilege || ' ON ' || name
+                   FROM (VALUES ('SELECT', 'agent_events'), ('SELECT', 'agent_event_batches'),
+                                ('INSERT', 'agent_event_batches'), ('SELECT', 'agent_event_bus'))
+                        AS t (privilege, name)
+                  WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)),
+           coalesce((SELECT tgenabled::text FROM pg_trigger
+                      WHERE tgrelid = to_regclass('agent_events')
+                        AND tgname = 'agent_events_ring'), ''),
+           coalesce((SELECT max(s.seqcache)
+                       FROM pg_depend AS d JOIN pg_sequence AS s ON s.seqrelid = d.objid
+                      WHERE d.classid = 'pg_class'::regclass
+                        AND d.refclassid = 'pg_class'::regclass
+                        AND d.refobjid = to_regclass('agent_events')), 1),
+           coalesce(has_table_privilege(to_regclass('django_migrations')::oid, 'SELECT'), false)
+"""
+APPLIED_SQL = "SELECT name FROM django_migrations WHERE app = 'agent_events'"
+
+# For this transaction: a statement that waits gives up, and stale statistics mislead no plan.
+_LIMITS = """
+    SELECT set_config('statement_timeout', %s, true), set_config('enable_seqscan', 'off', true),
+           set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)
+"""
+_HEAD = """
+    SELECT b.n, b.total, b.closed_at,
+           extract(epoch FROM clock_timestamp() - b.closed_at)::float8,
+           pg_snapshot_xmax(b.seen) > pg_snapshot_xmax(pg_current_snapshot())
+      FROM agent_event_batches AS b ORDER BY b.n DESC LIMIT 1
+"""
+# What the next append would find: of the transactions that ran at the head those that do not run
+# now, and all since; each range by the index on (tx, id). The age: since `created_at` (a
+# transaction's start), and not from before the head, which did not see them yet.
+_BEHIND = """
+    WITH head AS MATERIALIZED (
+        SELECT seen, closed_at, pg_current_snapshot() AS now_seen
+          FROM agent_event_batches ORDER BY n DESC LIMIT 1
+    ), waiting AS MATERIALIZED (
+        SELECT e.created_at
+          FROM head CROSS JOIN LATERAL pg_snapshot_xip(head.seen) AS late (x)
+         CROSS JOIN LATERAL (
+            SELECT created_at FROM agent_events WHERE tx = late.x LIMIT %(most)s) AS e
+         WHERE pg_visible_in_snapshot(late.x, head.now_seen)
+        UNION ALL
+        SELECT e.created_at
+          FROM head CROSS JOIN LATERAL agent_events_ranges(
+                   head.now_seen, pg_snapshot_xmax(head.seen)) AS r
+         CROSS JOIN LATERAL (
+            SELECT created_at FROM agent_events WHERE tx >= r.lo AND tx < r.hi
+             LIMIT %(most)s) AS e
+         LIMIT %(most)s
+    )
+    SELECT count(*),
+           coalesce(extract(epoch FROM clock_timestamp() - min(w.created_at)
+                                                             FILTER (WHERE isfinite(w.created_at))
+                    ), 0)::float8,
+           coalesce(extract(epoch FROM clock_timestamp()
+                                     - (SELECT closed_at FROM head)), 0)::float8
+      FROM waiting AS w
+"""
+_LATE = """
+    SELECT extract(epoch FROM clock_timestamp() - closed_at)::float8
+      FROM agent_event_batches WHERE n = %s + 1
+"""
+_SESSION = """
+    a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), host(a.client_addr),
+    extract(epoch FROM clock_timestamp() - a.xact_start)::float8
+"""
+# A 64-bit key is in two halves here.
+_LISTENERS = f"""
+    WITH leader AS (
+        SELECT l.pid
+          FROM {SEQUENCER_KEY} AS lock (key)
+          JOIN pg_locks AS l
+            ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+           AND l.mode = 'ExclusiveLock'
+           AND l.classid::bigint = (lock.key >> 32) & 4294967295
+           AND l.objid::bigint = lock.key & 4294967295
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+    SELECT a.pid IN (SELECT pid FROM leader), a.application_name = %s, {_SESSION}
+      FROM pg_stat_activity AS a
+     WHERE a.datname = current_database()
+       AND (a.application_name = %s OR a.pid IN (SELECT pid FROM leader))
+     ORDER BY a.pid
+"""
+# An INSERT holds this lock until its transaction ends.
+_WRITERS = f"""
+    SELECT {_SESSION}
+      FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'relation' AND l.relation = 'agent_events'::regclass
+       AND l.database = a.datid AND l.mode = 'RowExclusiveLock' AND l.granted
+     ORDER BY a.xact_start NULLS LAST LIMIT 20
+"""
+_PREPARED = """
+    SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8
+      FROM pg_prepared_xacts AS p
+     WHERE p.database = current_database()
+       AND EXISTS (SELECT FROM pg_locks AS own JOIN pg_locks AS l USING (virtualtransaction)
+                    WHERE own.locktype = 'transactionid' AND own.transactionid = p.transaction
+                      AND own.pid IS NULL AND l.pid IS NULL
+                      AND l.locktype = 'relation' AND l.relation = 'agent_events'::regclass)
+     ORDER BY p.prepared LIMIT 20
+"""
+_SERVER = """
+    SELECT pg_notification_queue_usage(), pg_has_role('pg_read_all_stats', 'USAGE'),
+           (SELECT oldest FROM agent_event_bus),
+           pg_total_relation_size('agent_event_batches'), pg_total_relation_size('agent_events')
+"""
+# Of the whole cluster: the queue is one for all of its databases.
+_SUSPECTS = f"""
+    SELECT {_SESSION} FROM pg_stat_activity AS a
+     WHERE a.xact_start < clock_timestamp() - interval '10 seconds' AND a.pid <> pg_backend_pid()
+       AND a.backend_type = 'client backend'
+     ORDER BY a.xact_start LIMIT 3
+"""
+
+
+def setup_of(row: Sequence[Any], applied: Iterable[str] | None) -> Setup:
+    """From the row of SETUP_SQL (without its last column) and the names of APPLIED_SQL.
+
+    `applied` is None where nobody knows: no table of migrations.
+    """
+    version, standby, missing, hidden, lacking, trigger, cache = row
+    return Setup(
+        version,
+        standby,
+        tuple(missing),
+        hidden,
+        tuple(lacking),
+        trigger,
+        cache,
+        _unapplied(applied) if applied is not None else (),
+    )
+
+
+def _unapplied(applied: Iterable[str]) -> tuple[str, ...]:
+    if "agent_events" in getattr(django_settings, "MIGRATION_MODULES", {}):
+        return ()
+    known = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    return tuple(sorted(known - set(applied)))
+
+
+async def gather(
+    dsn: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    after: int | None = None,
+    patience_s: float = 0.0,
+) -> Status:
+    """Looks once. `late_s` is of the batch after `after`.
+
+    Where events wait for longer than `patience_s`, looks again after that time, if it is not 0:
+    of a long transaction that has just committed, the events look old. Never raises psycopg.Error:
+    that is `unreachable`. `timeout_s`: for the connection, and for each look.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            connection = await AsyncConnection.connect(
+                dsn, **CONNECT, application_name="agent_events status"
+            )
+        async with connection:
+            status = await _look(connection, timeout_s, after)
+            if status.behind and 0 < patience_s < status.waits_s:
+                await asyncio.sleep(patience_s)
+                status = await _look(connection, timeout_s, after)
+    except (psycopg.Error, OSError) as error:
+        why = " ".join(str(error).split()) or f"no answer within {timeout_s:g} s"
+        return Status(unreachable=why)
+    return status
+
+
+async def _look(
+    connection: AsyncConnection[TupleRow], timeout_s: float, after: int | None
+) -> Status:
+    async def rows(query: str, params: Any = ()) -> list[TupleRow]:
+        return await (await connection.execute(query, params)).fetchall()
+
+    with severed_after(connection, timeout_s):
+        async with connection.transaction():
+            await rows(_LIMITS, (str(int(timeout_s * 1_000)),))
+            ((*setup_row, has_migrations),) = await rows(SETUP_SQL)
+            applied = [name for (name,) in await rows(APPLIED_SQL)] if has_migrations else None
+            setup = setup_of(setup_row, applied)
+            if not setup.readable:
+                return Status(setup=setup)
+            ((usage, sees, oldest, ledger_bytes, log_bytes),) = await rows(_SERVER)
+            ((behind, created_s, closed_s),) = await rows(_BEHIND, {"most": BOUND + 1})
+            listening = await rows(_LISTENERS, (BUS_APPLICATION, BUS_APPLICATION))
+            status = Status(
+                setup=setup,
+                head=next((Head(*row) for row in await rows(_HEAD)), None),
+                oldest_batch=oldest,
+                behind=min(behind, BOUND),
+                behind_more=behind > BOUND,
+                # A backlog of which batches are being closed is as old as its first event.
+                waits_s=max(0.0, created_s if behind > BOUND else min(created_s, closed_s)),
+                sequencer=next((Session(*row[2:]) for row in listening if row[0]), None),
+                listeners=tuple(Session(*row[2:]) for row in listening if row[1]),
+                queue_usage=usage,
+                writers=tuple(Session(*row) for row in await rows(_WRITERS)),
+                prepared=tuple(Prepared(*row) for row in await rows(_PREPARED)),
+                sees_sessions=sees,
+                ledger_bytes=ledger_bytes,
+                log_bytes=log_bytes,
+            )
+            if usage > 0:
+                suspects = tuple(Session(*row) for row in await rows(_SUSPECTS))
+                status = replace(status, queue_suspects=suspects)
+            if after is not None:
+                late = await rows(_LATE, (after,))
+                status = replace(status, late_s=late[0][0] if late else 0.0)
+            return status
