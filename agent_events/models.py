@@ -17,6 +17,14 @@ class Xid8Field(models.Field):  # type: ignore[type-arg]  # generic only in the 
         return "xid8"
 
 
+class SnapshotField(models.Field):  # type: ignore[type-arg]
+    """PostgreSQL's `pg_snapshot`, as text: which transactions were finished at a moment."""
+
+    def db_type(self, connection: object) -> str:
+        """The column type."""
+        return "pg_snapshot"
+
+
 class CurrentTransactionId(models.Func):
     """`pg_current_xact_id()`: the id of the transaction at work."""
 
@@ -50,6 +58,34 @@ class AgentEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_type} #{self.pk}"
+
+
+class Batch(models.Model):
+    """A row of the ledger: the snapshot at which batch n was closed. docs/ledger.md explains it.
+
+    Deliberately not managed: Django's `flush` would TRUNCATE it, which a trigger refuses.
+    """
+
+    n = models.BigIntegerField(_("batch"), primary_key=True)
+    seen = SnapshotField(_("snapshot"))
+    total = models.BigIntegerField(_("events up to and with it"))
+    closed_at = models.DateTimeField(_("closed at"))
+
+    class Meta:
+        managed = False
+        db_table = "agent_event_batches"
+        verbose_name = _("batch")
+        verbose_name_plural = _("ledger")
+        default_permissions = ("view",)
+        ordering = ("-n",)
+
+    def __str__(self) -> str:
+        return f"batch {self.n}"
+
+    @property
+    def running(self) -> list[int]:
+        """The transactions that were open when it was closed."""
+        return [int(tx) for tx in str(self.seen).split(":")[2].split(",") if tx]
 
 
 class Tenant(models.Model):

@@ -1,9 +1,16 @@
-"""The pages, for `include("agent_events.urls")` under any prefix. The streams: routing.py."""
+"""The page and the history, for `include("agent_events.urls")` under any prefix.
+
+The streams: routing.py.
+"""
 
 from django.urls import path
 
-from agent_events import views
+from agent_events import api, views
 
 app_name = "agent_events"
 
-urlpatterns = [path("", views.feed, name="feed")]
+urlpatterns = [
+    path("", views.feed, name="feed"),
+    path("api/agents/events", api.events, name="events"),
+    path("api/agents/events/<str:event_id>", api.event, name="event"),
+]

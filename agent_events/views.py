@@ -11,7 +11,7 @@ from django.shortcuts import render, resolve_url
 from django.urls import get_script_prefix
 from django.views.decorators.http import require_safe
 
-from agent_events import access, log
+from agent_events import access, history
 from agent_events.errors import InvalidFilter
 
 ROWS = 100
@@ -64,7 +64,7 @@ def _page(request: HttpRequest, tenant_id: uuid.UUID | None) -> dict[str, Any]:
     """The newest events that match, and how the stream goes on after them. Raises InvalidFilter."""
     agents, types = _words(request, "agent"), _words(request, "type")
     chosen = [] if tenant_id is None else [tenant_id]
-    snapshot = log.latest(chosen or None, agents=agents, types=types, limit=ROWS)
+    snapshot = history.latest(chosen or None, agents=agents, types=types, limit=ROWS)
     query = {"tenant": chosen, "agent": agents, "type": types}
     login = resolve_url(settings.LOGIN_URL)
     return {

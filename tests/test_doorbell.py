@@ -11,8 +11,6 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support.roles import temporary_role
-
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
 
@@ -218,61 +216,3 @@ def test_agent_events_listen_listens_for_any_client(connect: Connect) -> None:
     assert note.channel == CHANNEL
     with pytest.raises(errors.NullValueNotAllowed, match="expected the id of a tenant"):
         listener.execute("SELECT agent_events_listen(NULL)")
-
-
-HOSTILE = """
-    CREATE SCHEMA hostile;
-    CREATE TABLE hostile.agent_events (LIKE public.agent_events);
-    CREATE TABLE hostile.agent_event_bus (bodies boolean);
-    CREATE FUNCTION hostile.boom(text) RETURNS text LANGUAGE plpgsql
-        AS 'BEGIN RAISE EXCEPTION ''hostile''; END';
-    CREATE FUNCTION hostile.pg_notify(text, text) RETURNS void LANGUAGE sql
-        AS 'SELECT hostile.boom($1)::void';
-    CREATE FUNCTION hostile.agent_events_bodies() RETURNS boolean LANGUAGE sql
-        AS 'SELECT hostile.boom('''')::boolean';
-    CREATE FUNCTION hostile.pg_notification_queue_usage() RETURNS float8 LANGUAGE sql
-        AS 'SELECT hostile.boom('''')::float8';
-    CREATE FUNCTION hostile.current_setting(text, boolean) RETURNS text LANGUAGE sql
-        AS 'SELECT hostile.boom($1)';
-    CREATE FUNCTION hostile.bad_concat(text, uuid) RETURNS text LANGUAGE sql
-        AS 'SELECT hostile.boom($1)';
-    CREATE OPERATOR hostile.|| (LEFTARG = text, RIGHTARG = uuid, FUNCTION = hostile.bad_concat);
-    CREATE FUNCTION hostile.bad_equal(text, text) RETURNS boolean LANGUAGE sql
-        AS 'SELECT hostile.boom($1)::boolean';
-    CREATE OPERATOR hostile.= (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.bad_equal);
-    CREATE FUNCTION hostile.bad_xid(xid8, xid8) RETURNS boolean LANGUAGE sql
-        AS 'SELECT hostile.boom('''')::boolean';
-    CREATE OPERATOR hostile.< (LEFTARG = xid8, RIGHTARG = xid8, FUNCTION = hostile.bad_xid);
-    CREATE OPERATOR hostile.>= (LEFTARG = xid8, RIGHTARG = xid8, FUNCTION = hostile.bad_xid);
-    CREATE FUNCTION hostile.pg_snapshot_xmax(pg_snapshot) RETURNS xid8 LANGUAGE sql
-        AS 'SELECT hostile.boom('''')::xid8';
-    GRANT ALL ON SCHEMA hostile TO PUBLIC;
-"""
-
-
-def test_a_hostile_search_path_changes_nothing(connect: Connect, ear: Ear, dsn: str) -> None:
-    connection = connect()
-    connection.execute(HOSTILE)
-    connection.execute("SET search_path = hostile, pg_catalog, public")
-    with pytest.raises(errors.RaiseException, match="hostile"):  # the trap works
-        connection.execute("SELECT 'a'::text = 'b'::text")
-    with temporary_role(dsn) as role:
-        connection.execute(
-            "GRANT INSERT (tenant_id, agent_id, event_type, payload)"
-            f" ON public.agent_events TO {role}"
-        )
-        connection.execute(f"SET ROLE {role}")
-        connection.execute(
-            "INSERT INTO public.agent_events (tenant_id, agent_id, event_type, payload)"
-            " VALUES (%s, %s, 'x', '1')",
-            [TENANT, AGENT],
-        )
-        connection.execute("RESET ROLE")
-    assert len(ear.bodies()) == 1
-    assert len(connection.execute("SELECT public.agent_events_append()").fetchall()) == 1
-    for call in ("agent_events_read(%s, 1, 0, 9, '{*}', '{x}')", "agent_events_read(%s, 1, 0, 9)"):
-        rows = connection.execute(f"SELECT id FROM public.{call}", [TENANT]).fetchall()
-        assert rows[0] == (1,)
-    back = "SELECT id FROM public.agent_events_read_back(%s, 2, 0, 9)"
-    assert connection.execute(back, [TENANT]).fetchall() == [(1,)]
-    assert connection.execute("SELECT batch FROM public.agent_events_head()").fetchall() == [(1,)]

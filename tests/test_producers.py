@@ -87,6 +87,72 @@ def test_it_cannot_forge_what_the_database_fills_in(connect: Connect, producer: 
     assert count(connect()) == 0
 
 
+def test_no_way_around_the_grant_leads_to_tx_or_id(connect: Connect, producer: Connection) -> None:
+    producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+    before = connect().execute("SELECT id, tx FROM agent_events").fetchall()
+    row = f"'{TENANT}', '{AGENT}', 'x', '1'"
+    columns = "tenant_id, agent_id, event_type, payload"
+    for statement in (
+        f"INSERT INTO agent_events VALUES (9, {row}, now(), '9')",
+        f"INSERT INTO agent_events ({columns}, id) OVERRIDING SYSTEM VALUE VALUES ({row}, 9)",
+        f"INSERT INTO agent_events ({columns}) VALUES ({row}) RETURNING tx",
+        f"INSERT INTO agent_events ({columns}) VALUES ({row})"
+        " ON CONFLICT (id) DO UPDATE SET tx = '9'",
+        f"MERGE INTO agent_events AS e USING (SELECT 1) AS s ON false"
+        f" WHEN NOT MATCHED THEN INSERT ({columns}, tx) VALUES ({row}, '9')",
+        f"COPY agent_events ({columns}, tx) FROM STDIN",
+        "COPY agent_events FROM STDIN",
+        "SELECT nextval(pg_get_serial_sequence('agent_events', 'id'))",
+        "SELECT setval(pg_get_serial_sequence('agent_events', 'id'), 1)",
+        "ALTER TABLE agent_events ALTER tx SET DEFAULT '9'",
+        "ALTER TABLE agent_events DISABLE TRIGGER agent_events_ring",
+        "CREATE TRIGGER mine BEFORE INSERT ON agent_events FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "CREATE RULE mine AS ON INSERT TO agent_events DO INSTEAD NOTHING",
+        "CREATE TABLE mine () INHERITS (agent_events)",
+        "SET session_replication_role = replica",
+        "UPDATE agent_event_bus SET bodies = false",
+        "INSERT INTO agent_event_batches VALUES (9, '1:1:', 0, now())",
+        "DELETE FROM agent_event_batches",
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            producer.execute(statement)
+    assert connect().execute("SELECT id, tx FROM agent_events").fetchall() == before
+
+
+def test_a_forged_tx_ahead_of_the_cluster_neither_repeats_nor_stops_the_rest(
+    connect: Connect,
+) -> None:
+    forger, connection = connect(), connect()  # the owner may, and whoever got the whole table
+
+    def append() -> list[tuple[int, int]]:
+        return connection.execute("SELECT n, rows FROM agent_events_append()").fetchall()
+
+    def read() -> list[int]:
+        page = connection.execute("SELECT id FROM agent_events_read(NULL, 1, 0, 100)")
+        return [id_ for (id_,) in page.fetchall()]
+
+    ids = []
+    for ahead in (0, 10, 2**40):
+        row = forger.execute(
+            "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload, tx)"
+            " VALUES (%s, %s, 'forged', '1',"
+            " (pg_current_xact_id()::text::bigint + %s)::text::xid8) RETURNING id",
+            [TENANT, AGENT, ahead],
+        ).fetchone()
+        assert row is not None
+        ids.append(row[0])
+    for n in range(1, 30):
+        connection.execute(INSERT, [TENANT, AGENT, "honest", "1"])
+        ((batch, rows),) = append()
+        assert batch == n
+        assert rows in (1, 2, 3)
+        assert append() == []
+    found = read()
+    assert len(found) == len(set(found)) == 29 + 2  # and the far one in no batch
+    assert set(ids) - set(found) == {ids[2]}
+
+
 def test_it_may_neither_change_nor_delete_what_is_written(producer: Connection) -> None:
     producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
     for statement in (

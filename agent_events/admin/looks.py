@@ -1,0 +1,232 @@
+"""Bounded looks at the log, as the admin shows them: a page, and where it ends.
+
+The same pages as everybody reads (`history`), in the ledger's order. With a filter by agent or
+type, which no index finds, a look ends after some thousands of events and says how far it came.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from django.db import connections
+
+from agent_events import history
+from agent_events.conf import get_settings
+from agent_events.filters import Filter
+from agent_events.models import Batch
+from agent_events.position import LATEST, Cursor, Position
+from agent_events.wire import Event
+
+PAGE_EVENTS = 100
+"""Events a page."""
+MOST_WAITING = 20
+"""Events in no batch that are shown, of the newest WAITING_LOOKS."""
+WAITING_LOOKS = 200
+
+# By the primary key, or a tenant's by its index; without payloads, which may be of any size.
+_WAITING = """
+    SELECT e.id,
+           CASE WHEN isfinite(e.created_at)
+                THEN to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                ELSE '' END,
+           e.tenant_id::text, e.agent_id::text, e.event_type
+      FROM (SELECT id, created_at, tenant_id, agent_id, event_type, tx FROM agent_events
+             {} LIMIT %s) AS e
+     CROSS JOIN (SELECT seen FROM agent_event_batches ORDER BY n DESC LIMIT 1) AS head
+     WHERE NOT pg_visible_in_snapshot(e.tx, head.seen) ORDER BY e.id DESC
+"""
+_OF_ALL = "ORDER BY id DESC"
+_OF_TENANT = "WHERE tenant_id = %s ORDER BY tx DESC, id DESC"
+_IS_WAITING = """
+    SELECT NOT pg_visible_in_snapshot(%s::xid8, seen)
+      FROM agent_event_batches ORDER BY n DESC LIMIT 1
+"""
+
+
+class Waiting(NamedTuple):
+    """An event that was committed and is in no batch yet: nobody has been shown it."""
+
+    id: int
+    created_at: str
+    tenant_id: str
+    agent_id: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From where to where: the points between two batches; None for the log's own ends."""
+
+    first: Cursor | None = None
+    last: Cursor | None = None
+
+    def holds(self, event: Event) -> bool:
+        """Is the event within?"""
+        return (self.first is None or event.position > self.first.position) and (
+            self.last is None or event.position <= self.last.position
+        )
+
+    @classmethod
+    def of(cls, since: datetime | None, until: datetime | None, batch: int | None) -> "Span":
+        """The batches closed from one time on and before another; the one batch.
+
+        What is None sets no limit. Raises WrongDatabase, django.db.Error.
+        """
+        firsts = [] if since is None else [history.since(_ms(since))]
+        lasts = [] if until is None else [history.since(_ms(until))]
+        if batch is not None:
+            firsts.append(history.start_of(batch))
+            lasts.append(history.start_of(batch + 1))
+        return cls(
+            max(firsts, key=lambda point: point.position, default=None),
+            min(lasts, key=lambda point: point.position, default=None),
+        )
+
+
+@dataclass(slots=True)
+class Look:
+    """A page of events, newest first, and the points on either side of it.
+
+    `older` and `newer` are None where nothing is there. `passed`: how many events of the log were
+    passed, at least, by a look that ended early at `ended`; else `ended` is None.
+    """
+
+    events: list[Event]
+    older: Cursor | None
+    newer: Cursor | None
+    ended: Cursor | None = None
+    passed: int = 0
+    notice: str = ""
+    waiting: list[Waiting] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One way from a point: what was found, and the points at which that begins and ends."""
+
+    events: list[Event]
+    start: Cursor
+    end: Cursor
+    more: bool
+    other_way: bool
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for."""
+
+    tenant: str | None = None
+    filter: Filter = field(default_factory=Filter)
+    span: Span = field(default_factory=Span)
+
+    def older_than(self, cursor: str) -> Look:
+        """The newest events before a point; '' for the newest of all. Raises as `history.read`."""
+        first_page = not cursor
+        waiting = self._waiting() if first_page and not (self.span.first or self.span.last) else []
+        walk = self._walk(cursor or str(self.span.last or LATEST), True, PAGE_EVENTS)
+        look = Look(
+            walk.events,
+            walk.end if walk.more else None,
+            walk.start if walk.other_way and not first_page else None,
+            notice=walk.notice,
+            # What got its batch meanwhile is in the log already.
+            waiting=[row for row in waiting if all(row.id != e.id for e in walk.events)],
+        )
+        return self._told(look, walk, PAGE_EVENTS)
+
+    def newer_than(self, cursor: str) -> Look:
+        """The oldest events after a point. Raises as `history.read`."""
+        walk = self._walk(cursor, False, PAGE_EVENTS)
+        look = Look(
+            walk.events[::-1],
+            walk.start if walk.other_way else None,
+            walk.end if walk.more else None,
+            notice=walk.notice,
+        )
+        return self._told(look, walk, PAGE_EVENTS)
+
+    def around(self, cursor: str) -> Look:
+        """Those right before and right after a point. Raises as `history.read`."""
+        back = self._walk(cursor, True, PAGE_EVENTS // 2)
+        on = self._walk(str(back.start), False, PAGE_EVENTS // 2)
+        return Look(
+            on.events[::-1] + back.events,
+            back.end if back.more else None,
+            on.end if on.more else None,
+            notice=back.notice,
+        )
+
+    def _walk(self, cursor: str, newest_first: bool, limit: int) -> _Walk:
+        tenants = None if self.tenant is None else (self.tenant,)
+        bound = self.span.first if newest_first else self.span.last
+        walk: _Walk | None = None
+        for _look in range(history.MOST_LOOKS):
+            wanted = limit - (len(walk.events) if walk else 0)
+            page = history.read(
+                tenants, self.filter, cursor, newest_first=newest_first, limit=wanted
+            )
+            start, end = (page.after, page.before) if newest_first else (page.before, page.after)
+            if walk is None:
+                walk = _Walk([], start, end, page.more, page.other_way, page.notice)
+            inside = [event for event in page.events if self.span.holds(event)]
+            walk.events += inside
+            walk.end = end
+            passed_bound = bound is not None and (
+                end.position <= bound.position if newest_first else end.position >= bound.position
+            )
+            walk.more = page.more and not passed_bound
+            if not (walk.more and self.filter) or len(walk.events) >= limit:
+                break
+            cursor = str(end)
+        assert walk is not None
+        far = self.span.last if newest_first else self.span.first
+        if far is not None and walk.start.position == far.position:
+            walk.other_way = False
+        return walk
+
+    def _told(self, look: Look, walk: _Walk, limit: int) -> Look:
+        """With how far it came, where it ended for having looked for long enough."""
+        if self.filter and walk.more and len(walk.events) < limit:
+            look.ended = walk.end
+            look.passed = _events_between(walk.start.position, walk.end.position)
+        return look
+
+    def _waiting(self) -> list[Waiting]:
+        order, args = (_OF_ALL, []) if self.tenant is None else (_OF_TENANT, [self.tenant])
+        rows = _rows(_WAITING.format(order), [*args, WAITING_LOOKS])
+        found = [Waiting(*row) for row in rows]
+        return [row for row in found if self.filter.matches(row.agent_id, row.type)][:MOST_WAITING]
+
+
+def is_waiting(tx: str) -> bool:
+    """Has what this transaction wrote no batch yet? Raises django.db.Error."""
+    return bool(_rows(_IS_WAITING, [tx])[0][0])
+
+
+def closed_at(at: Cursor | Event) -> datetime:
+    """When the batch of an event, or the last one before a point, was closed."""
+    return datetime.fromtimestamp(at.closed_at_ms / 1000, UTC)
+
+
+def _events_between(one: Position, other: Position) -> int:
+    """Events of the log in the whole batches between two points."""
+    low, high = sorted((one, other))
+    first = low.batch if low.after_id else low.batch - 1
+    totals = dict(
+        Batch.objects.using(get_settings().database)
+        .filter(n__in=(first, high.batch - 1))
+        .values_list("n", "total")
+    )
+    return max(0, totals.get(high.batch - 1, 0) - totals.get(first, 0))
+
+
+def _rows(query: str, args: Sequence[Any]) -> list[Any]:
+    with connections[get_settings().database].cursor() as cursor:
+        cursor.execute(query, args)
+        return list(cursor.fetchall())
+
+
+def _ms(time: datetime) -> int:
+    return int(time.timestamp() * 1000)

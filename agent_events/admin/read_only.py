@@ -1,0 +1,77 @@
+"""What the log's pages in the admin have in common: they only read, where the log is."""
+
+from typing import Any, TypeVar
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from django.utils.text import capfirst
+
+from agent_events.conf import get_settings
+
+M = TypeVar("M", bound=Model)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+    """Shows rows to superusers and to staff with Django's view permission, and changes nothing.
+
+    Deliberately without Django's ChangeList, whose paginator counts and skips rows: a subclass
+    gives `listed` what its own `list_template` shows.
+    """
+
+    actions = None
+    list_template: str
+
+    def listed(self, request: HttpRequest) -> dict[str, Any] | HttpResponse:
+        """The context of the list, or an answer in its place."""
+        raise NotImplementedError
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The list; 403 without the view permission."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        found = self.listed(request)
+        if isinstance(found, HttpResponse):
+            return found
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "title": capfirst(self.opts.verbose_name_plural),
+            "subtitle": None,
+            "opts": self.opts,
+            "media": self.media,
+            **found,
+            **(extra_context or {}),
+        }
+        response = TemplateResponse(request, self.list_template, context)
+        response["Cache-Control"] = "no-store"
+        return response
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Where the log is, whatever the routers say."""
+        return super().get_queryset(request).using(get_settings().database)
+
+    def may_view(self, request: HttpRequest, model: type[M]) -> bool:
+        """Is there a page of this model here, and may they open it?"""
+        site = self.admin_site
+        return site.is_registered(model) and site.get_model_admin(model).has_view_permission(
+            request
+        )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody: producers insert events, and appends close batches."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: the log does not change."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: pruning goes by batch, by command."""
+        return False

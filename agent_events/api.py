@@ -1,0 +1,131 @@
+"""The log over HTTP: pages of history either way, and single events, as JSON.
+
+Events are joined as text: PostgreSQL's own JSON, byte for byte as on the streams. Cursors stand
+beside the events, never in them.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.utils.encoding import escape_uri_path
+from django.views.decorators.csrf import csrf_exempt
+
+from agent_events import history
+from agent_events.access import principal_for_user
+from agent_events.errors import AgentEventsError, UnknownTenant
+from agent_events.position import Cursor
+from agent_events.requests import HistoryRequest, history_request, status_of
+
+logger = logging.getLogger("agent_events")
+
+CURSOR_HEADER = "Agent-Events-Cursor"
+_MOST_ID = 2**63 - 1
+
+View = Callable[..., HttpResponse]
+
+
+def _json_view(view: View) -> View:
+    """Every answer is JSON that nobody keeps, also one that refuses."""
+
+    @wraps(view)
+    def answer(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        if request.method not in ("GET", "HEAD"):
+            return _refusal(405, "Use GET.", Allow="GET, HEAD")
+        try:
+            return view(request, **kwargs)
+        except AgentEventsError as error:
+            return _refusal(status_of(error), str(error))
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("The log could not be read: %s", error)
+            message = "The database is away. Nothing is lost; try again in a moment."
+            return _refusal(503, message, **{"Retry-After": "2"})
+
+    # A script has no use for a sign-in page, and nothing here writes: whoever adds a method that
+    # does takes csrf_exempt away.
+    return csrf_exempt(login_not_required(answer))
+
+
+@_json_view
+def events(request: HttpRequest) -> HttpResponse:
+    """A page of the log: `tenant=`, `agent=`, `type=`, `cursor=`, `order=desc|asc`, `limit=`.
+
+    All are optional, as on the streams; `order=desc` (newest first, from `latest`) is the default,
+    `order=asc` begins at `earliest`. docs/architecture.md has the answer's fields.
+    """
+    asked = history_request(request.META.get("QUERY_STRING", ""))
+    tenants = principal_for_user(request.user).choose(asked.tenants)
+    page = history.read(
+        tenants, asked.filter, asked.cursor, newest_first=asked.newest_first, limit=asked.limit
+    )
+    last, first = (page.before, page.after) if asked.newest_first else (page.after, page.before)
+    path = escape_uri_path(request.path)
+    links = {
+        "next": _url(path, asked, last, asked.newest_first) if page.more else None,
+        "previous": _url(path, asked, first, not asked.newest_first) if page.other_way else None,
+    }
+    fields = json.dumps(
+        {
+            "before": str(page.before),
+            "after": str(page.after),
+            "more": page.more,
+            **links,
+            "notice": page.notice or None,
+        }
+    )
+    bodies = ",".join(event.json for event in page.events)
+    response = _json(f'{{"events":[{bodies}],{fields[1:]}')
+    relations = {"next": links["next"], "prev": links["previous"]}
+    link = ", ".join(f'<{url}>; rel="{name}"' for name, url in relations.items() if url)
+    if link:
+        response["Link"] = link
+    return response
+
+
+@_json_view
+def event(request: HttpRequest, event_id: str) -> HttpResponse:
+    """One event, as it is on the streams; its cursor is in the header `Agent-Events-Cursor`.
+
+    404 until it has its place in the log, a moment after its commit; and for another tenant's.
+    """
+    principal = principal_for_user(request.user)
+    wanted = int(event_id) if re.fullmatch("[0-9]{1,19}", event_id, re.ASCII) else 0
+    found = history.one(wanted) if 0 < wanted <= _MOST_ID else None
+    if found is None or not principal.may_see(UUID(found.tenant_id)):
+        raise UnknownTenant("No such event, or it is not yours.")
+    response = _json(found.json)
+    response[CURSOR_HEADER] = found.cursor
+    return response
+
+
+def _url(path: str, asked: HistoryRequest, cursor: Cursor, newest_first: bool) -> str:
+    """The same question from another cursor; only what is understood is repeated."""
+    query = {
+        "tenant": asked.tenants,
+        "agent": asked.filter.agents,
+        "type": asked.filter.types,
+        "order": "desc" if newest_first else "asc",
+        "limit": asked.limit,
+        "cursor": cursor,
+    }
+    return f"{path}?{urlencode(query, doseq=True)}"
+
+
+def _json(text: str, status: int = 200) -> HttpResponse:
+    headers = {"Cache-Control": "no-store"}
+    return HttpResponse(text, content_type="application/json", status=status, headers=headers)
+
+
+def _refusal(status: int, message: str, **headers: str) -> HttpResponse:
+    response = _json(json.dumps({"error": message}), status)
+    for name, value in headers.items():
+        response[name] = value
+    return response

@@ -1,0 +1,216 @@
+"""Reading the log from a view: pages either way, one event, the newest. On Django's connection.
+
+A cursor is a point between two events. Read from it either way: every event comes once, and what
+one way gives first the other way never gives.
+"""
+
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import django.db
+import psycopg
+from django.db import connections, transaction
+
+from agent_events.conf import get_settings
+from agent_events.filters import Filter
+from agent_events.log import (
+    ENTRY_SQL,
+    PAGE_BACK_SQL,
+    PAGE_ON_SQL,
+    Log,
+    page_args,
+    page_of,
+)
+from agent_events.position import Cursor, Position
+from agent_events.window import Tenants
+from agent_events.wire import Event
+
+MOST_LOOKS = 8
+"""How often a view looks further back for a filter that matches little; each is some 5,000 rows."""
+MOST_TRIES = 3
+"""How often a page is read again because its place was pruned meanwhile."""
+
+_OLDEST = "SELECT oldest FROM agent_event_bus"
+# By the primary key, then its transaction's batch by bisection. What no batch has yet, or what was
+# pruned though its row is still there, is not in the log.
+_ONE = f"""
+    SELECT {ENTRY_SQL} FROM (
+        SELECT e.*, place.n AS batch,
+               (SELECT closed_at FROM agent_event_batches WHERE n = place.n) AS closed_at
+          FROM agent_events AS e
+         CROSS JOIN (SELECT n, seen FROM agent_event_batches ORDER BY n DESC LIMIT 1) AS head
+         CROSS JOIN (SELECT oldest, (SELECT seen FROM agent_event_batches WHERE n = oldest - 1)
+                       FROM agent_event_bus) AS pruned
+         CROSS JOIN LATERAL agent_events_batch_of(e.tx, pruned.oldest, head.n) AS place(n)
+         WHERE e.id = %s AND pg_visible_in_snapshot(e.tx, head.seen)
+           AND NOT pg_visible_in_snapshot(e.tx, pruned.seen)
+    ) AS one
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The newest events, newest first, and the cursor whose stream begins right after them."""
+
+    cursor: str
+    events: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """A page of history, and what is on either side of it.
+
+    `before` and `after` are the cursors right before and right after these events in the log's
+    order, whichever way they were read. `more`: further on, that way, something may come, though
+    this page may be empty. `other_way`: the same for the other way. `notice` is that of `Resolved`.
+    """
+
+    events: list[Event]
+    before: Cursor
+    after: Cursor
+    more: bool
+    other_way: bool
+    notice: str
+
+
+class _DjangoLog(Log):
+    """The log on Django's connection: its coroutines never wait, so that a view can run them."""
+
+    def __init__(self) -> None:  # deliberately without the pool
+        self._settings = get_settings()
+
+    async def _rows(self, query: str, params: Sequence[Any] = ()) -> list[Any]:
+        with connections[self._settings.database].cursor() as cursor:
+            cursor.execute(query, params)
+            rows: list[Any] = cursor.fetchall()
+            return rows
+
+    async def pages(
+        self, tenants: Tenants, filter: Filter, text: str, newest_first: bool, limit: int
+    ) -> Pages:
+        start, notice = await self.resolve(text)
+        head = (await self.head()).n  # before the page, which reaches at least as far
+        ((oldest,),) = await self._rows(_OLDEST)
+        at = _before_id(start.position) if newest_first else start.position
+        args = page_args(tenants, at, limit, filter, self._settings)
+        events, end = page_of(
+            await self._rows(PAGE_BACK_SQL if newest_first else PAGE_ON_SQL, args)
+        )
+        if newest_first:
+            end = await self._point_before(end)
+        older, newer = (end, start) if newest_first else (start, end)
+        has_older = older.position > Position(oldest)
+        has_newer = newer.position.batch <= head
+        return Pages(
+            events,
+            older,
+            newer,
+            has_older if newest_first else has_newer,
+            has_newer if newest_first else has_older,
+            notice,
+        )
+
+    async def _point_before(self, last: Cursor) -> Cursor:
+        """Backwards a page ends at the last event that it looked at: the point before that."""
+        batch, event_id = last.position
+        if event_id > 1:
+            return Cursor(Position(batch, event_id - 1), last.closed_at_ms)
+        return await self._start_of(batch) if event_id else last
+
+
+def read(tenants: Tenants, filter: Filter, cursor: str, *, newest_first: bool, limit: int) -> Pages:
+    """A page of the tenants' events (None: of all) from a cursor on, either way.
+
+    `cursor` is what a client sent, or `earliest` or `latest`; `limit` is in events. Never slow: it
+    looks at some thousands of rows at most. `page_bytes` of payload at most, but for one event of
+    more. Raises InvalidCursor, WrongDatabase, django.db.Error.
+    """
+    log = _DjangoLog()
+    for tries_left in reversed(range(MOST_TRIES)):
+        try:
+            # A savepoint in a transaction of the caller's: the error would end that.
+            with transaction.atomic(get_settings().database):
+                return _at_once(log.pages(tenants, filter, cursor, newest_first, limit))
+        except django.db.Error as error:
+            # Pruned since its cursor was looked at: ask again what the cursor means.
+            if not tries_left or not isinstance(error.__cause__, psycopg.errors.NoDataFound):
+                raise
+    raise AssertionError("unreachable")
+
+
+def one(event_id: int) -> Event | None:
+    """The event of this id, once it has its place in the log; None where there is none.
+
+    Raises django.db.Error.
+    """
+    rows = _at_once(_DjangoLog()._rows(_ONE, (event_id,)))
+    return Event(*rows[0]) if rows else None
+
+
+def since(time_ms: int) -> Cursor:
+    """The point before the first batch closed at that time (in ms since 1970) or later.
+
+    Before the oldest batch kept, or at the end, where the time is outside of the log. Some 20 to
+    30 looks by the primary key. Raises WrongDatabase, django.db.Error.
+    """
+    log = _DjangoLog()
+    ((oldest,),) = _at_once(log._rows(_OLDEST))
+    return _at_once(log._since(oldest, time_ms))
+
+
+def start_of(batch: int) -> Cursor:
+    """The point before a batch; before a later one, or at the end, where the ledger has no such.
+
+    Raises WrongDatabase, django.db.Error.
+    """
+    return _at_once(_DjangoLog()._start_of(batch))
+
+
+def latest(
+    tenants: Iterable[object] | None,
+    *,
+    agents: Iterable[str] = (),
+    types: Iterable[str] = (),
+    limit: int = 100,
+) -> Snapshot:
+    """The newest events of the tenants (None: of all), for a view's first render.
+
+    `limit` of them at most, and `page_bytes` of payload (but for one event of more). The cursor is
+    "now": a stream opened with it misses nothing that came after the events here, and repeats none
+    of them. Raises InvalidFilter, WrongDatabase, django.db.Error.
+    """
+    wanted = None if tenants is None else tuple(str(tenant) for tenant in tenants)
+    filter = Filter.of(agents, types)
+    log, settings = _DjangoLog(), get_settings()
+    head = _at_once(log.head())
+    here = Cursor(Position(head.n + 1), head.closed_at_ms)
+    events: list[Event] = []
+    at = here.position
+    # With a filter a page may be empty though more lies behind: some looks, not for ever.
+    for _look in range(MOST_LOOKS):
+        args = page_args(wanted, at, limit - len(events), filter, settings)
+        found, reached = page_of(_at_once(log._rows(PAGE_BACK_SQL, args)))
+        events += found
+        at = reached.position
+        if len(events) == limit or not filter:
+            break
+    return Snapshot(str(here), events)
+
+
+def _before_id(position: Position) -> Position:
+    """Where `agent_events_page_back` begins, so that the event at the position comes first."""
+    batch, after_id = position
+    return Position(batch, after_id and min(after_id + 1, 2**63 - 1))
+
+
+def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine that never waits returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("A read on Django's connection waited for an event loop.")
