@@ -8,6 +8,23 @@ from agent_events.database import OLDEST_SERVER
 BOUND = 10_000
 """Events that are counted, of those that wait."""
 
+FAULTS = {
+    "empty": "The ledger (agent_event_batches) is empty, and with it the order of the log is gone.",
+    "ahead": (
+        "The ledger was copied from another cluster: it has seen transactions that this one has "
+        "not had yet, so no batch can be closed."
+    ),
+    "overtaken": (
+        "The ledger was copied from another cluster, and this one has had more transactions since "
+        "then: events written meanwhile fell into old batches, and nobody was shown them."
+    ),
+    "rows ahead": (
+        "Events bear transaction ids that this cluster has not had yet: they were copied without "
+        "their ledger. Nobody was shown them."
+    ),
+}
+"""What may be wrong with the ledger, as `agent_events_fault` calls it, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -55,13 +72,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last closed batch. `ahead`: it saw transactions that this cluster has not had yet."""
+    """The last closed batch."""
 
     batch: int
     total: int  # events in all batches
     closed_at: datetime
     closed_s: float  # how long ago
-    ahead: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class Status:
     unreachable: str = ""  # why the database does not answer
     setup: Setup | None = None
     head: Head | None = None
+    fault: str = ""  # what is wrong with the ledger: a key of FAULTS
     oldest_batch: int | None = None  # the oldest whose events are kept
     behind: int = 0  # events committed and in no batch: BOUND at most
     behind_more: bool = False  # there are more than BOUND

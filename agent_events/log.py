@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection
@@ -93,12 +94,14 @@ class Log:
 
     def __init__(self, dsn: str, settings: Settings) -> None:
         self._settings = settings
+        self._made: WeakSet[AsyncConnection[TupleRow]] = WeakSet()
         self._in_use: set[AsyncConnection[TupleRow]] = set()
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             dsn,
             min_size=0,
             max_size=settings.read_pool_size,
             kwargs=CONNECT,
+            configure=self._remember,
             name="agent-events-log",
             open=False,
         )
@@ -109,7 +112,15 @@ class Log:
 
     async def close(self) -> None:
         """Closes the pool and its connections."""
-        await self._pool.close()
+        try:
+            await self._pool.close()
+        finally:
+            # Where the end of the event loop has cancelled the pool's own tasks, it closes nothing.
+            for connection in list(self._made):
+                await connection.close()
+
+    async def _remember(self, connection: AsyncConnection[TupleRow]) -> None:
+        self._made.add(connection)
 
     async def renew(self) -> None:
         """Replaces the connections, those in use too: what cut another one off may have cut these.

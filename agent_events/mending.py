@@ -18,23 +18,6 @@ LOOKS = 1_000
 MANY_LOOKS = 100_000
 """The same for whoever asks because something is wrong: about a second."""
 
-FAULTS = {
-    "empty": "The ledger (agent_event_batches) is empty, and with it the order of the log is gone.",
-    "ahead": (
-        "The ledger was copied from another cluster: it has seen transactions that this one has "
-        "not had yet, so no batch can be closed."
-    ),
-    "overtaken": (
-        "The ledger was copied from another cluster, and this one has had more transactions since "
-        "then: events written meanwhile fell into old batches, and nobody was shown them."
-    ),
-    "rows ahead": (
-        "Events bear transaction ids that this cluster has not had yet: they were copied without "
-        "their ledger. Nobody was shown them."
-    ),
-}
-"""What `fault` found, in words."""
-
 CURES = {
     "empty": (
         "A new ledger is made from the events, in the order of their transactions. Cursors of the "
@@ -51,7 +34,6 @@ CURES = {
     "rows ahead": "They come in the next batch. Every cursor stays valid.",
 }
 """What `mend` does about it, in words."""
-
 
 COPIED = ("ahead", "overtaken")
 """The faults whose cure writes every event anew."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent_events.database import OLDEST_SERVER
-from agent_events.facts import BOUND, Head, Session, Setup, Status
+from agent_events.facts import BOUND, FAULTS, Session, Setup, Status
 
 WAITS_S = 5.0
 """An event that is in no batch for longer than this waits for somebody who does not come."""
@@ -21,6 +21,15 @@ class Part(Enum):
     DATA = "data"  # nothing moves, or nothing can be read
     DOORBELL = "doorbell"  # events come by the poll, later
     EVENTS = "events"  # some events wait, or come in another order
+
+
+_FAULTS = {
+    "empty": ("ledger_empty", Part.DATA),
+    "ahead": ("ledger_copied", Part.DATA),
+    "overtaken": ("ledger_overtaken", Part.EVENTS),
+    "rows ahead": ("rows_ahead", Part.EVENTS),
+}
+"""The code and the part of each of FAULTS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +134,20 @@ def _schema_problems(setup: Setup) -> Iterator[Problem]:
 
 
 def _ledger_problems(status: Status) -> Iterator[Problem]:
-    if status.head is None:
+    if status.fault:
+        code, part = _FAULTS[status.fault]
         yield Problem(
-            "ledger_empty",
-            Part.DATA,
-            "The ledger (agent_event_batches) is empty, and with it the order of the log is gone: "
-            "no batch can be closed.",
-            "Put back its last row at least, from a backup.",
-        )
-    elif status.head.ahead:
-        yield Problem(
-            "ledger_copied",
-            Part.DATA,
-            f"The ledger was copied from another cluster: batch {status.head.batch} has seen "
-            "transactions that this one has not had yet. Events are kept, and not delivered.",
-            "manage.py mend_events (cursors of clients stay valid)",
+            code,
+            part,
+            FAULTS[status.fault],
+            "manage.py mend_events --dry-run says what it would do; docs/retention.md what to stop "
+            "first.",
         )
 
 
 def _delivery_problems(status: Status) -> Iterator[Problem]:
     waits = status.behind and status.waits_s > WAITS_S
-    if waits and _can_append(status.setup, status.head):
+    if waits and _can_append(status):
         many = f"More than {BOUND:,}" if status.behind_more else f"{status.behind:,}"
         events = f"{many} committed event{'' if many == '1' else 's'} in no batch yet, for "
         events += f"{status.waits_s:,.0f} s"
@@ -199,9 +201,10 @@ def _forgotten_transactions(status: Status) -> Iterator[Problem]:
         )
 
 
-def _can_append(setup: Setup | None, head: Head | None) -> bool:
+def _can_append(status: Status) -> bool:
     """Is nothing worse in the way, which is said already?"""
-    return setup is not None and not setup.standby and head is not None and not head.ahead
+    ledger_well = not status.fault or _FAULTS[status.fault][1] is not Part.DATA
+    return status.setup is not None and not status.setup.standby and ledger_well
 
 
 def _session(session: Session) -> str:

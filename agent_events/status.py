@@ -18,6 +18,8 @@ from agent_events import migrations
 from agent_events.database import BUS_APPLICATION, CONNECT, SEQUENCER_KEY, severed_after
 from agent_events.facts import BOUND, Head, Prepared, Session, Setup, Status
 
+LOOKS = 200
+"""How many of the newest events are compared with the ledger: some milliseconds."""
 TIMEOUT_S = 5.0
 """How long a look may take, unless told otherwise."""
 
@@ -29,9 +31,9 @@ SETUP_SQL = """
                                                'agent_event_bus']) AS t (name)
                   WHERE to_regclass(name) IS NULL)
            || ARRAY(SELECT name || '()' FROM unnest(ARRAY[
-                        'agent_events_append', 'agent_events_head', 'agent_events_page',
-                        'agent_events_page_back', 'agent_events_window', 'agent_events_ranges',
-                        'agent_events_ring']) AS t (name)
+                        'agent_events_append', 'agent_events_fault', 'agent_events_head',
+                        'agent_events_page', 'agent_events_page_back', 'agent_events_window',
+                        'agent_events_ranges', 'agent_events_ring']) AS t (name)
                      WHERE to_regproc(name) IS NULL),
            EXISTS (SELECT FROM unnest(ARRAY['agent_events', 'agent_event_batches',
                                             'agent_event_bus']) AS t (name)
@@ -60,8 +62,7 @@ _LIMITS = """
 """
 _HEAD = """
     SELECT b.n, b.total, b.closed_at,
-           extract(epoch FROM clock_timestamp() - b.closed_at)::float8,
-           pg_snapshot_xmax(b.seen) > pg_snapshot_xmax(pg_current_snapshot())
+           extract(epoch FROM clock_timestamp() - b.closed_at)::float8
       FROM agent_event_batches AS b ORDER BY b.n DESC LIMIT 1
 """
 # What the next append would find: of the transactions that ran at the head those that do not run
@@ -223,8 +224,10 @@ async def _look(
             ((usage, sees, oldest, ledger_bytes, log_bytes),) = await rows(_SERVER)
             ((behind, created_s, closed_s),) = await rows(_BEHIND, {"most": BOUND + 1})
             listening = await rows(_LISTENERS, (BUS_APPLICATION, BUS_APPLICATION))
+            ((fault,),) = await rows("SELECT agent_events_fault(%s)", (LOOKS,))
             status = Status(
                 setup=setup,
+                fault=fault or "",
                 head=next((Head(*row) for row in await rows(_HEAD)), None),
                 oldest_batch=oldest,
                 behind=min(behind, BOUND),

@@ -291,10 +291,6 @@ class _OwnBus(Bus):
     async def _until_unused(self) -> None:
         try:
             await self._unused.wait()
-        except asyncio.CancelledError:
-            # Its event loop ends, and the pool's own tasks with it: without them it closes nothing.
-            await self.log.renew()
-            raise
         finally:
             self._forget()
             await self.stop()

@@ -32,7 +32,7 @@ _SINCE = """
                 ELSE NOT pg_visible_in_snapshot(tx, %(seen)s::pg_snapshot) END
      ORDER BY id
 """
-_APPEND = "SELECT n, rows FROM agent_events_append()"
+_APPEND = "SELECT n, rows FROM agent_events_append(%s)"
 _HEAD = "SELECT batch FROM agent_events_head()"
 
 
@@ -124,7 +124,8 @@ def sequence() -> int:
     streams have them from here on. Raises TransactionManagementError within a transaction, hence
     in every `TestCase`: what is not committed has no place.
     """
-    connection = connections[get_settings().database]
+    settings = get_settings()
+    connection = connections[settings.database]
     if connection.in_atomic_block:
         raise TransactionManagementError(
             "sequence() gives committed events their place, and this transaction is open. Use "
@@ -136,7 +137,7 @@ def sequence() -> int:
         while True:
             cursor.execute(_HEAD)
             before = cursor.fetchone()
-            cursor.execute(_APPEND)
+            cursor.execute(_APPEND, [settings.batch_limit])
             appended = cursor.fetchone()
             if appended is not None:
                 total += appended[1]

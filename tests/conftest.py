@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from project.embedded import EmbeddedPostgres
 from tests.support import Server, manage
+from tests.support.database import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -122,6 +125,20 @@ def dsn(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
                 for (gid,) in left:
                     inside.execute(SQL("ROLLBACK PREPARED {}").format(Literal(gid)))
         connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this tree without asking any package index."""
+    target = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), "."],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = target.glob("agent_events-*.whl")
+    return path
 
 
 Connect = Callable[..., psycopg.Connection[Any]]

@@ -19,9 +19,10 @@ import pytest
 import agent_events
 from agent_events import consumers, wire
 from agent_events.conf import Settings
+from agent_events.facts import FAULTS
 from agent_events.subscriber import Kind
 from project.simulation import tenant_id, tenant_name
-from tests.support import Server, login, make_tenant, make_user
+from tests.support import Server, login, make_tenant, make_user, manage
 from tests.support.database import ROOT
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LEDGER = ROOT / "docs" / "ledger.md"
+SQL = ROOT / "docs" / "sql.md"
+RETENTION = ROOT / "docs" / "retention.md"
+RELIABILITY = ROOT / "docs" / "reliability.md"
 DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = ROOT / "agent_events"
 TENANT = "cd8dc8d3-f602-5f0e-a829-9a0a5dbe906c"  # the README's
@@ -82,7 +86,9 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_public_name_is_shown() -> None:
-    python = section(README, "### Python")
+    text = README.read_text()
+    assert text.count("\n### Python\n") == 2  # sending, receiving
+    python = "".join(re.findall(r"^### Python\n.*?^##", text, re.S | re.M))
     assert [name for name in agent_events.__all__ if f"{name}" not in python] == []
 
 
@@ -144,6 +150,18 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_every_fault_names_a_test_that_makes_it_happen() -> None:
+    rows = re.findall(r"^\| (?!fault|---)(.+) \|$", RELIABILITY.read_text(), re.M)
+    exist = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.M)
+    }
+    named = [row.split(" | ")[-1] for row in rows]
+    assert len(named) > 20
+    assert [cell for cell in named if cell != "the same" and cell.strip("`") not in exist] == []
+
+
 def test_no_setting_is_named_that_does_not_exist() -> None:
     known = {field.name.upper() for field in fields(Settings)}
     suffixes = ("_S", "_BYTES", "_ROWS", "_EVENTS", "_LIMIT", "_DSN", "_LAYER", "_SIZE")
@@ -151,7 +169,8 @@ def test_no_setting_is_named_that_does_not_exist() -> None:
         name
         for path in DOCS
         for name in re.findall(r"`([A-Z][A-Z_]+)`", path.read_text())
-        if name.endswith(suffixes)
+        # (The project's own are environment variables, with the package's name before them.)
+        if name.endswith(suffixes) and not name.startswith("AGENT_EVENTS_")
     }
     assert named - known == set()
 
@@ -185,6 +204,64 @@ def test_the_readmes_sql_runs(connect: Callable[..., psycopg.Connection[Any]]) -
         producer.execute("RESET ROLE")
         producer.execute("DROP OWNED BY my_agents")
         producer.execute("DROP ROLE my_agents")
+
+
+def test_the_sql_page_runs_with_the_rights_that_it_names(
+    connect: Callable[..., psycopg.Connection[Any]],
+) -> None:
+    owner, reader = connect(), connect()
+    grants, more_grants, *blocks = blocks_of(SQL, "sql")
+    insert = next(statements(blocks_of(README, "sql")[0]))
+    owner.execute(insert.encode())
+    owner.execute("SELECT agent_events_append()")
+    owner.execute(grants.encode())
+    try:
+        reader.execute("SET ROLE my_reader")
+        appending = [block for block in blocks if "agent_events_append" in block]
+        for block in [block for block in blocks if block not in appending]:
+            assert reader.execute(block.encode()).fetchall(), block
+        owner.execute(insert.encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute(appending[0].encode())
+        owner.execute(more_grants.encode())
+        assert reader.execute(appending[0].encode()).fetchall() == [(2, 1)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute(insert.encode())
+    finally:
+        owner.execute("DROP OWNED BY my_reader")
+        owner.execute("DROP ROLE my_reader")
+
+
+def test_the_sql_page_gives_each_function_as_it_is(
+    connect: Callable[..., psycopg.Connection[Any]],
+) -> None:
+    connection = connect()
+    printed = re.findall(r"^### `(agent_events_\w+)\((.*)\)`$", SQL.read_text(), re.M)
+    assert len(printed) == 5
+    for name, arguments in printed:
+        row = connection.execute(
+            "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = %s", [name]
+        ).fetchone()
+        assert row is not None, name
+        own = [text for text in row[0].split(", ") if not text.startswith("OUT ")]
+        assert ", ".join(own).replace("::text[]", "") == arguments
+    named = set(re.findall(r"`(agent_events_\w+)", SQL.read_text()))
+    found = connection.execute("SELECT proname FROM pg_proc").fetchall()
+    assert named - {name for (name,) in found} == set()
+
+
+def test_what_the_retention_page_says_to_run_runs(
+    dsn: str, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    connection = connect()
+    for statement in statements(blocks_of(RETENTION, "sql")[0]):
+        assert connection.execute(statement.encode()).fetchone()
+    (prune,), (mend,) = blocks_of(RETENTION, "retention"), blocks_of(RETENTION, "mend")
+    for line in (prune + mend).splitlines():
+        python, program, *arguments = line.split()
+        assert (python, program) == (".venv/bin/python", "manage.py")
+        manage(*arguments, dsn=dsn)
+    assert set(FAULTS) <= set(named_first(section(RETENTION, "## After a restore")))
 
 
 def test_the_ledgers_example_comes_out_as_printed(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 from psycopg import errors
 
 from tests.support import manage
+from tests.support.database import ROOT
 from tests.support.oracle import Oracle
 
 Connect = Callable[..., psycopg.Connection[Any]]
@@ -58,6 +62,35 @@ def test_the_way_back_keeps_every_event_until_the_tables_go_and_inserts_go_on(
     manage("migrate", "agent_events", "zero", "--verbosity=0", dsn=dsn)
     left = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^agent_event'")
     assert left.fetchall() == []
+
+
+def test_the_way_back_says_what_it_drops_before_and_while_it_does(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    connection.execute("CREATE TABLE calls (id uuid, tenant_id uuid)")
+    connection.execute("SELECT agent_events_attach('calls', tenant => 'tenant_id', agent => 'id')")
+    for _ in range(3):
+        connection.execute(INSERT)
+
+    plan = manage("migrate", "agent_events", "zero", "--plan", dsn=dsn)
+    assert "drop_tables.sql" in plan
+    assert connection.execute("SELECT count(*) FROM agent_events").fetchone() == (3,)
+
+    done = subprocess.run(
+        [sys.executable, "manage.py", "migrate", "agent_events", "zero", "--verbosity=0"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line.partition("agent_events: ")[2] for line in done.stderr.splitlines()]
+    assert said == [
+        "table calls writes no events any more",
+        "batches are closed no more; events stay, and wait for their place",
+        "dropped the log with 3 events, and the ledger",
+    ]
 
 
 def test_everything_installs_in_a_schema_of_its_own(dsn: str, connect: Connect) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,11 @@ import pytest
 from tests.support.database import ROOT
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from this tree without asking any package index."""
-    target = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), "."],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (path,) = target.glob("agent_events-*.whl")
-    return zipfile.ZipFile(path)
+@pytest.fixture
+def content(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """What the wheel holds."""
+    with zipfile.ZipFile(wheel) as opened:
+        yield opened
 
 
 def tracked(folder: str, under: str, *suffixes: str) -> set[str]:
@@ -39,8 +31,8 @@ def tracked(folder: str, under: str, *suffixes: str) -> set[str]:
     }
 
 
-def test_the_wheel_carries_code_sql_templates_and_static_files(wheel: zipfile.ZipFile) -> None:
-    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+def test_the_wheel_carries_code_sql_templates_and_static_files(content: zipfile.ZipFile) -> None:
+    names = {name for name in content.namelist() if ".dist-info/" not in name}
     expected = tracked("agent_events", "agent_events/")
     assert "agent_events/py.typed" in expected
     assert any(name.startswith("agent_events/sql/") and name.endswith(".sql") for name in expected)
@@ -50,16 +42,16 @@ def test_the_wheel_carries_code_sql_templates_and_static_files(wheel: zipfile.Zi
     assert names == expected
 
 
-def test_the_wheel_carries_nothing_of_the_project(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_carries_nothing_of_the_project(content: zipfile.ZipFile) -> None:
     assert not [
         name
-        for name in wheel.namelist()
+        for name in content.namelist()
         if name.startswith(("project/", "tests/")) or "registration/" in name
     ]
 
 
-def test_the_wheel_carries_its_licence(wheel: zipfile.ZipFile) -> None:
-    assert [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
+def test_the_wheel_carries_its_licence(content: zipfile.ZipFile) -> None:
+    assert [name for name in content.namelist() if name.endswith("licenses/LICENSE")]
 
 
 def test_the_package_imports_nothing_of_the_project() -> None:

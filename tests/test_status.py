@@ -216,6 +216,18 @@ async def test_a_forgotten_prepared_transaction_is_named(
     [
         ("DELETE FROM agent_event_batches", "ledger_empty"),
         ("UPDATE agent_event_batches SET seen = '999999999999:999999999999:'", "ledger_copied"),
+        (
+            "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload, tx) VALUES"
+            " (gen_random_uuid(), gen_random_uuid(), 'x', '{}', '999999999999')",
+            "rows_ahead",
+        ),
+        (
+            "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload, created_at)"
+            " VALUES (gen_random_uuid(), gen_random_uuid(), 'x', '{}', now() + interval '1 hour');"
+            "UPDATE agent_event_batches SET seen = pg_snapshot("
+            "pg_current_xact_id()::text || ':' || (pg_current_xact_id()::text::bigint + 1) || ':')",
+            "ledger_overtaken",
+        ),
         ("DROP FUNCTION agent_events_append(integer)", "not_migrated"),
         ("DROP TABLE agent_events", "not_migrated"),
         ("DELETE FROM django_migrations WHERE app = 'agent_events'", "not_migrated"),

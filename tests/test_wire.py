@@ -231,7 +231,7 @@ async def test_numbers_that_no_float_holds_arrive_as_they_were_written(
     connection.execute("SELECT agent_events_append()")
     stored = connection.execute("SELECT payload::text FROM agent_events ORDER BY id").fetchall()
 
-    page = await log.page((TENANT,), Position(1), Filter())
+    page = await log.page((TENANT,), (await log.resolve("earliest")).cursor, Filter())
     window = await log.window(1, 1, frozenset({TENANT}))
     assert window is not None
     for read in (page.events, window, Window.from_text(_carried(window)).events):
@@ -253,12 +253,12 @@ async def test_five_megabytes_pass_and_a_page_or_window_is_cut_before_them(
     connection.execute("SELECT agent_events_append()")
     assert await log.window(1, 1, frozenset({TENANT})) is None
 
-    position, read = Position(1), []
+    cursor, read = (await log.resolve("earliest")).cursor, []
     for _ in range(3):
-        page = await log.page((TENANT,), position, Filter())
+        page = await log.page((TENANT,), cursor, Filter())
         assert len(page.events) == 1
         read.append(page.events[0].payload_text)
-        position = page.cursor.position
+        cursor = page.cursor
     assert read == ["1", large, "2"]
 
 

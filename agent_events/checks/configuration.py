@@ -81,8 +81,7 @@ def routers(**kwargs: Any) -> Iterator[CheckMessage]:
         yield Warning(
             f'AGENT_EVENTS["DATABASE"] is "{conf.database}", and Django looks for the models of '
             f'agent_events in "{alias}": the admin would show another log.',
-            hint="Add a router to DATABASE_ROUTERS whose db_for_read and db_for_write return "
-            f'"{conf.database}" for the app label agent_events.',
+            hint='DATABASE_ROUTERS = [..., "agent_events.log_router.LogRouter"]',
             id="agent_events.W002",
         )
 

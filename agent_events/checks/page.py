@@ -23,7 +23,10 @@ _STORAGE = """\
 class Storage(ManifestStaticFilesStorage):
     support_js_module_import_aggregation = True
 # settings.py
-STORAGES["staticfiles"] = {"BACKEND": "mysite.storage.Storage"}"""
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "mysite.storage.Storage"},
+}"""
 
 
 def is_routed() -> bool:

@@ -131,17 +131,16 @@ class PostgresSource:
         wake = FIRST_LOOK
         while not connection.worn_out:
             closed = await connection.turn(self._at, wake)
-            self._say_well(connection)
             if closed is None:
                 # The ledger does not hold our last batch: another history. Begin at its head.
-                logger.warning("The ledger is not the one of before; going on from its head.")
                 self._at = await self._log.head()
+                logger.warning("The ledger is not the one of before; going on from its head.")
                 self._restarted_until = time.monotonic() + RESTARTED_S
-                yield self._tick()
-            elif closed:
+            self._say_well(connection)
+            if closed:
                 async for window in self._windows(closed):
                     yield window
-            elif wake.polled:
+            elif closed is None or wake.polled:
                 yield self._tick()
             wake = await connection.wait()
 

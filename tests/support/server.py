@@ -45,16 +45,19 @@ class Server:
         port: int | None = None,
         args: Sequence[str] = (),
         command: Sequence[str] | None = None,
+        cwd: Path = ROOT,
     ) -> None:
         """Args:
         env: environment variables on top of DATABASE_URL and DJANGO_DEBUG=1.
         args: more arguments for Daphne.
         command: what to run instead of Daphne; `{port}` in it is replaced.
+        cwd: where to run it.
         """
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
         self._log_file = log_file
+        self._cwd = cwd
         self._output: IO[bytes] | None = None
         daphne = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", *args]
         self._command = [
@@ -76,7 +79,7 @@ class Server:
         """Start the process and wait until it answers."""
         self._output = self._log_file.open("ab")
         self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output
+            self._command, cwd=self._cwd, env=self._env, stdout=self._output, stderr=self._output
         )
         wait_until(self._answers, START_TIMEOUT_S, f"{self.url} to answer")
         return self
@@ -124,25 +127,28 @@ class Server:
                 self._output.close()
 
 
-def login(server: Server, username: str, password: str | None = None) -> dict[str, str]:
+def login(
+    server: Server, username: str, password: str | None = None, *, path: str = "/accounts/login/"
+) -> dict[str, str]:
     """Sign in over HTTP, as a browser does, and return the cookies (`sessionid`, `csrftoken`).
 
     Args:
         password: the same as `username` if left out, as `make_user` does.
+        path: where the sign-in page is.
     """
     with httpx.Client(base_url=server.url, timeout=10) as client:
-        page = client.get("/accounts/login/")
+        page = client.get(path)
         page.raise_for_status()
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
         assert token is not None, f"no CSRF token in the sign-in page:\n{page.text[:500]}"
         answer = client.post(
-            "/accounts/login/",
+            path,
             data={
                 "csrfmiddlewaretoken": token[1],
                 "username": username,
                 "password": password or username,
             },
-            headers={"Referer": f"{server.url}/accounts/login/"},
+            headers={"Referer": f"{server.url}{path}"},
         )
         assert answer.status_code == 302, f"could not sign in as {username}: {answer.status_code}"
         return dict(client.cookies)

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error
 
 from agent_events import mending
+from agent_events.facts import FAULTS
 
 
 class Command(BaseCommand):
@@ -27,7 +28,7 @@ class Command(BaseCommand):
             if found is None:
                 self.stdout.write("Nothing to mend.")
                 return
-            self.stdout.write(f"{mending.FAULTS[found]}\n{mending.CURES[found]}")
+            self.stdout.write(f"{FAULTS[found]}\n{mending.CURES[found]}")
             if found in mending.COPIED:
                 lacking = mending.ids_lacking()
                 self.stdout.write(

@@ -9,7 +9,8 @@ from django.db import Error
 
 from agent_events import retention
 from agent_events.errors import InvalidAge
-from agent_events.mending import FAULTS, fault
+from agent_events.facts import FAULTS
+from agent_events.mending import fault
 
 BAR_WIDTH = 30
 INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
