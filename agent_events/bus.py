@@ -26,6 +26,7 @@ from agent_events.position import LATEST
 from agent_events.sources import Sink, Source, SourceState
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Subscriber
+from agent_events.tasks import end
 from agent_events.window import Tenants, Window
 
 logger = logging.getLogger("agent_events")
@@ -95,9 +96,7 @@ class Bus:
 
     async def stop(self) -> None:
         """Ends every task and closes every connection."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks.clear()
         await self.log.close()
 

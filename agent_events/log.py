@@ -100,7 +100,7 @@ class Log:
             dsn,
             min_size=0,
             max_size=settings.read_pool_size,
-            kwargs=CONNECT,
+            kwargs={**CONNECT, "application_name": "agent_events log"},
             configure=self._remember,
             name="agent-events-log",
             open=False,

@@ -253,10 +253,6 @@ class _OwnBus(Bus):
             self._keep("source", lambda: pump(source, self))
             self._keep("watch", self._watch)
 
-    async def stop(self) -> None:
-        await end(self._tasks)
-        await super().stop()
-
     async def send(self, window: Window) -> None:
         """The source's sink."""
         self._heard.set()

@@ -17,6 +17,15 @@ from project.postgres_home import EmbeddedPostgresError
 
 CONNECT_TIMEOUT_S = 10
 
+# A server that went silent: else Django waits for hours, and everybody who signs in behind it.
+GIVE_UP: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "tcp_user_timeout": 10_000,  # ms
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
 # Commands that look at the code alone, for which no server is started.
 COMMANDS_WITHOUT_DATABASE = frozenset(
     {"help", "version", "--help", "-h", "--version", "check", "makemigrations", "makemessages"}
@@ -92,7 +101,7 @@ def django_settings(dsn: str) -> dict[str, Any]:
         "ENGINE": "django.db.backends.postgresql",
         # No connection is kept between requests: streams are no requests, and hold none either.
         "CONN_MAX_AGE": 0,
-        "OPTIONS": {},
+        "OPTIONS": dict(GIVE_UP),
     }
     for name, value in parts.items():
         if name in DJANGO_NAMES:

@@ -430,5 +430,5 @@ def test_a_database_url_becomes_djangos_settings() -> None:
         "PASSWORD": "p@ss",
         "HOST": "db.example",
         "PORT": "6432",
-        "OPTIONS": {"sslmode": "require", "connect_timeout": "3"},
+        "OPTIONS": {**database.GIVE_UP, "sslmode": "require", "connect_timeout": "3"},
     }

@@ -31,7 +31,7 @@ from tests.support.pooler import pgbouncer
 Connect = Callable[..., psycopg.Connection[Any]]
 
 SETUP = Setup(180004, False, (), False, (), "O", 1)
-HEAD = Head(7, 70, datetime(2026, 1, 1, tzinfo=UTC), 60.0, False)
+HEAD = Head(7, 70, datetime(2026, 1, 1, tzinfo=UTC), 60.0)
 WELL = Status(setup=SETUP, head=HEAD)
 LISTENING = SourceState(connected=True, doorbell=Doorbell.HEARD, batch=7)
 
@@ -262,6 +262,7 @@ def test_every_code_has_its_row_and_no_other() -> None:
     source = inspect.getsource(health) + inspect.getsource(problems)
     codes = set(re.findall(r'(?:Problem\(\s*|code = |append\()"([a-z_]+)"', source))
     codes |= {"no_answer", "source_connecting", "source_disconnected"}
+    codes |= {code for code, _ in problems._FAULTS.values()}
     assert len(codes) > 20
     text = (ROOT / "docs/checks.md").read_text().split("## What bus_status and readyz tell")[1]
     assert set(re.findall(r"^\| `([a-z_]+)` \|", text, re.M)) == codes
