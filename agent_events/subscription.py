@@ -27,7 +27,6 @@ from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Kind, Subscriber, Update
-from agent_events.tasks import end
 from agent_events.window import Tenants, Window
 from agent_events.wire import Event
 
