@@ -11,10 +11,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
 
 from django.contrib.auth.decorators import login_not_required
-from django.db import InterfaceError, OperationalError
+from django.db import Error
 from django.http import HttpRequest, HttpResponse
 from django.utils.encoding import escape_uri_path
 from django.views.decorators.csrf import csrf_exempt
@@ -23,11 +22,14 @@ from agent_events import history
 from agent_events.access import principal_for_user
 from agent_events.errors import AgentEventsError, UnknownTenant
 from agent_events.position import Cursor
+from agent_events.problems import trouble_of
 from agent_events.requests import HistoryRequest, history_request, status_of
 
 logger = logging.getLogger("agent_events")
 
 CURSOR_HEADER = "Agent-Events-Cursor"
+MOST_LINK_CHARS = 2_000
+"""A longer `Link` header is left out: proxies refuse answers with large headers."""
 _MOST_ID = 2**63 - 1
 
 View = Callable[..., HttpResponse]
@@ -44,10 +46,12 @@ def _json_view(view: View) -> View:
             return view(request, **kwargs)
         except AgentEventsError as error:
             return _refusal(status_of(error), str(error))
-        except (OperationalError, InterfaceError) as error:
+        except Error as error:
+            words = trouble_of(error)
+            if words is None:
+                raise
             logger.warning("The log could not be read: %s", error)
-            message = "The database is away. Nothing is lost; try again in a moment."
-            return _refusal(503, message, **{"Retry-After": "2"})
+            return _refusal(503, words, **{"Retry-After": "2"})
 
     # A script has no use for a sign-in page, and nothing here writes: whoever adds a method that
     # does takes csrf_exempt away.
@@ -85,7 +89,7 @@ def events(request: HttpRequest) -> HttpResponse:
     response = _json(f'{{"events":[{bodies}],{fields[1:]}')
     relations = {"next": links["next"], "prev": links["previous"]}
     link = ", ".join(f'<{url}>; rel="{name}"' for name, url in relations.items() if url)
-    if link:
+    if 0 < len(link) <= MOST_LINK_CHARS:
         response["Link"] = link
     return response
 
@@ -98,8 +102,9 @@ def event(request: HttpRequest, event_id: str) -> HttpResponse:
     """
     principal = principal_for_user(request.user)
     wanted = int(event_id) if re.fullmatch("[0-9]{1,19}", event_id, re.ASCII) else 0
-    found = history.one(wanted) if 0 < wanted <= _MOST_ID else None
-    if found is None or not principal.may_see(UUID(found.tenant_id)):
+    theirs = None if principal.everything else tuple(str(one.id) for one in principal.tenants())
+    found = history.one(wanted, theirs) if 0 < wanted <= _MOST_ID else None
+    if found is None:
         raise UnknownTenant("No such event, or it is not yours.")
     response = _json(found.json)
     response[CURSOR_HEADER] = found.cursor

@@ -7,6 +7,7 @@ itself; with a shared layer `manage.py listen_events` does, and this process onl
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
@@ -30,6 +31,9 @@ from agent_events.tasks import end
 from agent_events.window import Tenants, Window
 
 logger = logging.getLogger("agent_events")
+
+WELL_S = 60.0
+"""A task that ran for so long was well: its next failure is a new one."""
 
 _running: WeakKeyDictionary[asyncio.AbstractEventLoop, "Bus"] = WeakKeyDictionary()
 
@@ -98,6 +102,7 @@ class Bus:
         """Ends every task and closes every connection."""
         await end(self._tasks)
         self._tasks.clear()
+        await self.feed.close()
         await self.log.close()
 
     async def subscribe(
@@ -130,10 +135,18 @@ async def pump(source: Source, sink: Sink) -> None:
 async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """A task that dies at its first error, and nobody knows, is the classic fault of a listener."""
     backoff = Backoff()
+    again = False
     while True:
+        began = time.monotonic()
         try:
             await run()
-        except Exception:
+        except Exception as error:
+            if time.monotonic() - began > WELL_S:
+                backoff.reset()
+                again = False
             wait_s = backoff.next_s()
-            logger.exception("The %s failed; starting it again in %.1f s.", name, wait_s)
+            # The whole story once; a layer's server that is away fails every few seconds.
+            log = logger.warning if again else logger.exception
+            log("The %s failed (%s); starting it again in %.1f s.", name, error, wait_s)
+            again = True
             await asyncio.sleep(wait_s)

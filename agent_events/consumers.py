@@ -11,10 +11,8 @@ import logging
 from collections import deque
 from typing import Any
 
-import psycopg
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
-from psycopg_pool import PoolTimeout
 
 from agent_events import wire
 from agent_events.access import principal_of_scope
@@ -29,7 +27,7 @@ from agent_events.errors import (
     UnknownTenant,
 )
 from agent_events.filters import Filter
-from agent_events.requests import stream_request
+from agent_events.requests import AWAY, say_could_not_begin, stream_request
 from agent_events.subscriber import Kind, Subscriber, Update
 
 logger = logging.getLogger("agent_events")
@@ -39,7 +37,22 @@ BAD_REQUEST = 4400
 NOT_SIGNED_IN = 4401
 NOT_FOUND = 4404
 NOT_ACKNOWLEDGED = 4408
-TRY_AGAIN = 1013  # RFC 6455's registry: "try again later"
+TRY_AGAIN = 4503  # (RFC 6455 has 1013, which not every server may send)
+
+_AWAY = "The database is away. Try again in a moment."
+
+
+async def come_back(receive: Any, send: Any, error: Exception) -> None:
+    """Tells a client whose stream could not begin, for the database is away, to try again.
+
+    Accepts first: a refused handshake would hide from scripts why.
+    """
+    say_could_not_begin(error)
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept"})
+    for text in wire.messages(wire.frame("error", message=_AWAY)):
+        await send({"type": "websocket.send", "text": text})
+    await send({"type": "websocket.close", "code": TRY_AGAIN})
 
 
 def close_code(error: AgentEventsError) -> int:
@@ -122,6 +135,8 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         try:
             self._handle(json.loads(message.get("text") or ""))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if self._pump is not None:
+                self._pump.cancel()  # nothing may follow the close
             known = isinstance(error, InvalidFilter)  # (a ValueError)
             await self._refuse(
                 BAD_REQUEST,
@@ -159,12 +174,12 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             principal = await principal_of_scope(self.scope)
             tenants = principal.choose(request.tenants)
             subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
+        except AWAY as error:
+            say_could_not_begin(error)
+            await self._refuse(TRY_AGAIN, _AWAY)
+            return
         except AgentEventsError as error:
             await self._refuse(close_code(error), str(error))
-            return
-        except (psycopg.Error, PoolTimeout) as error:
-            logger.warning("A stream could not begin: %s", error)
-            await self._refuse(TRY_AGAIN, "The database is away. Try again in a moment.")
             return
         self._subscriber = subscriber
         try:

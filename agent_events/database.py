@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -73,6 +73,26 @@ def refuse_unusable(server_version: int, in_recovery: bool) -> None:
         )
 
 
+_cancelling: set[asyncio.Task[None]] = set()
+
+
+def abandon(connection: AsyncConnection[TupleRow]) -> None:
+    """Severs, and has the server end what it still does there. Waits for nothing.
+
+    While it works, or waits for a lock, it notices no closed socket: each try again would leave it
+    one session more.
+    """
+    task = asyncio.get_running_loop().create_task(_cancel(connection))
+    _cancelling.add(task)
+    task.add_done_callback(_cancelling.discard)
+    sever(connection)
+
+
+async def _cancel(connection: AsyncConnection[TupleRow]) -> None:
+    with suppress(OSError, psycopg.Error):
+        await connection.cancel_safe(timeout=5)
+
+
 def sever(connection: AsyncConnection[TupleRow]) -> None:
     """Cuts the connection off at once: whoever waits for its answer gets psycopg.OperationalError.
 
@@ -86,7 +106,11 @@ def sever(connection: AsyncConnection[TupleRow]) -> None:
 
 
 @contextmanager
-def severed_after(connection: AsyncConnection[TupleRow], timeout_s: float) -> Iterator[None]:
+def severed_after(
+    connection: AsyncConnection[TupleRow],
+    timeout_s: float,
+    cut: Callable[[AsyncConnection[TupleRow]], None] = sever,
+) -> Iterator[None]:
     """Severs the connection where the block, which uses it, takes longer than `timeout_s`.
 
     Raises psycopg.OperationalError then.
@@ -96,7 +120,7 @@ def severed_after(connection: AsyncConnection[TupleRow], timeout_s: float) -> It
     def end() -> None:
         nonlocal late
         late = True
-        sever(connection)
+        cut(connection)
 
     timer = asyncio.get_running_loop().call_later(timeout_s, end)
     try:

@@ -40,6 +40,11 @@ class Setup:
     unapplied: tuple[str, ...] = ()  # migrations
 
     @property
+    def schema_hidden(self) -> bool:
+        """May this role not see what is there, so that it is missing only to this role?"""
+        return any(right.startswith("USAGE ON SCHEMA ") for right in self.rights_lacking)
+
+    @property
     def readable(self) -> bool:
         """Can the ledger be looked into?"""
         wrong = self.missing or self.rows_hidden or self.rights_lacking

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from agent_events.conf import Settings
 from agent_events.filters import Filter
-from agent_events.log import Log, Page, Resolved
+from agent_events.log import Log, Page, Resolved, pool_size
 from agent_events.position import Cursor, Position, Verdict, judge
 from agent_events.subscriber import Subscriber
+from agent_events.tasks import end
 from agent_events.window import Tenants, Window
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ class Feed:
         self._settings = settings
         self._topics: dict[Tenants, Topic] = {}
         self._reads: dict[object, asyncio.Task[Any]] = {}
+        # One connection of the log's pool stays free for the source: everybody waits for that.
+        self._turns = asyncio.Semaphore(pool_size(settings) - 1)
 
     def watched(self) -> frozenset[str] | None:
         """The tenants that someone here watches; None where someone watches all."""
@@ -105,7 +108,8 @@ class Feed:
 
         Raises InvalidCursor, psycopg.Error. Whoever calls closes it.
         """
-        resolved = await self._log.resolve(cursor)
+        async with self._turns:
+            resolved = await self._log.resolve(cursor)
         subscriber = Subscriber(
             tenants, filter, resolved.cursor, self, self._settings, resolved.notice
         )
@@ -119,6 +123,10 @@ class Feed:
 
         subscriber.attach(lambda: topic.head, leave)
         return subscriber
+
+    async def close(self) -> None:
+        """Ends the reads in progress: nobody waits for them any more."""
+        await end(self._reads.values())
 
     # Reading, shared: a restart brings everybody back with the same cursor. Who asks after a window
     # came is never given a read that began before it: it would say "the head" and stop short.
@@ -137,10 +145,14 @@ class Feed:
     async def _share(self, key: object, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = asyncio.create_task(read())
+            task = self._reads[key] = asyncio.create_task(self._in_turn(read))
             task.add_done_callback(lambda done: self._forget(key, done))
         # Shielded: a subscriber that leaves must not take the read away from the others.
         return await asyncio.shield(task)
+
+    async def _in_turn(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with self._turns:
+            return await read()
 
     def _forget(self, key: object, done: asyncio.Task[Any]) -> None:
         if self._reads.get(key) is done:

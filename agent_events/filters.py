@@ -37,8 +37,8 @@ class Filter:
                 )
             if not all(_storable(pattern) and len(pattern) <= 201 for pattern in patterns):
                 raise InvalidFilter(
-                    f"A {name} filter is over 200 characters long, or contains U+0000 or half "
-                    "of a surrogate pair."
+                    f"{'An' if name == 'agent' else 'A'} {name} filter is over 200 characters "
+                    "long, or contains U+0000 or half of a surrogate pair."
                 )
         return made
 

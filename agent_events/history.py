@@ -33,7 +33,8 @@ MOST_TRIES = 3
 
 _OLDEST = "SELECT oldest FROM agent_event_bus"
 # By the primary key, then its transaction's batch by bisection. What no batch has yet, or what was
-# pruned though its row is still there, is not in the log.
+# pruned though its row is still there, is not in the log. The tenants belong in here: to fetch
+# another's payload before it is refused would tell by the time that it takes.
 _ONE = f"""
     SELECT {ENTRY_SQL} FROM (
         SELECT e.*, place.n AS batch,
@@ -43,7 +44,8 @@ _ONE = f"""
          CROSS JOIN (SELECT oldest, (SELECT seen FROM agent_event_batches WHERE n = oldest - 1)
                        FROM agent_event_bus) AS pruned
          CROSS JOIN LATERAL agent_events_batch_of(e.tx, pruned.oldest, head.n) AS place(n)
-         WHERE e.id = %s AND pg_visible_in_snapshot(e.tx, head.seen)
+         WHERE e.id = %s AND (%s::uuid[] IS NULL OR e.tenant_id = ANY (%s::uuid[]))
+           AND pg_visible_in_snapshot(e.tx, head.seen)
            AND NOT pg_visible_in_snapshot(e.tx, pruned.seen)
     ) AS one
 """
@@ -141,13 +143,19 @@ def read(tenants: Tenants, filter: Filter, cursor: str, *, newest_first: bool, l
     raise AssertionError("unreachable")
 
 
-def one(event_id: int) -> Event | None:
-    """The event of this id, once it has its place in the log; None where there is none.
+def one(event_id: int, tenants: Tenants) -> Event | None:
+    """The event of this id, once it has its place in the log.
 
-    Raises django.db.Error.
+    None where there is none, and where it is none of the tenants' (None: of all): it takes the
+    same time. Raises WrongDatabase, django.db.Error.
     """
-    rows = _at_once(_DjangoLog()._rows(_ONE, (event_id,)))
-    return Event(*rows[0]) if rows else None
+    log = _DjangoLog()
+    wanted = None if tenants is None else list(tenants)
+    rows = _at_once(log._rows(_ONE, (event_id, wanted, wanted)))
+    if not rows:
+        _at_once(log.head())  # an emptied ledger raises: no event has its place then
+        return None
+    return Event(*rows[0])
 
 
 def since(time_ms: int) -> Cursor:

@@ -1,5 +1,6 @@
 """Reading the log: from a position, the head, and what a client's cursor means here."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from agent_events.conf import Settings
-from agent_events.database import CONNECT, sever, severed_after
+from agent_events.database import CONNECT, abandon, severed_after
 from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor, Position
@@ -86,6 +87,24 @@ class Resolved(NamedTuple):
     notice: str
 
 
+_POOL = "agent-events-log"
+
+
+class _SaidElsewhere(logging.Filter):
+    """The source says once that the database is away; the pool would say so at each try."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (isinstance(record.args, tuple) and _POOL in record.args)
+
+
+logging.getLogger("psycopg.pool").addFilter(_SaidElsewhere())
+
+
+def pool_size(settings: Settings) -> int:
+    """Connections for reading: one is the source's, the others are the subscribers'."""
+    return max(2, settings.read_pool_size)
+
+
 class Log:
     """The log as a process reads it, over a small pool of connections of its own.
 
@@ -99,10 +118,11 @@ class Log:
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             dsn,
             min_size=0,
-            max_size=settings.read_pool_size,
+            max_size=pool_size(settings),
             kwargs={**CONNECT, "application_name": "agent_events log"},
             configure=self._remember,
-            name="agent-events-log",
+            reconnect_timeout=settings.query_timeout_s,
+            name=_POOL,
             open=False,
         )
 
@@ -129,7 +149,7 @@ class Log:
         """
         await self._pool.drain()
         for connection in self._in_use:
-            sever(connection)
+            abandon(connection)
 
     async def ring(self, channel: str, body: str) -> bool:
         """Notifies on `channel`, as a producer would; False where the notification queue is full.
@@ -150,7 +170,7 @@ class Log:
         async with self._pool.connection() as connection:
             self._in_use.add(connection)
             try:
-                with severed_after(connection, self._settings.query_timeout_s):
+                with severed_after(connection, self._settings.query_timeout_s, abandon):
                     yield connection
             finally:
                 self._in_use.discard(connection)

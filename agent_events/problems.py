@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+import django.db
+import psycopg
+
 from agent_events.database import OLDEST_SERVER
 from agent_events.facts import BOUND, FAULTS, Session, Setup, Status
 
@@ -40,6 +43,44 @@ class Problem:
     part: Part
     message: str
     hint: str
+
+
+AWAY = "The database is away. Nothing is lost; try again in a moment."
+_UNWELL: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (
+        psycopg.errors.ObjectNotInPrerequisiteState,
+        "Committed events are safe, but the ledger must be mended: manage.py mend_events",
+    ),
+    (
+        psycopg.errors.InsufficientPrivilege,
+        "The database role lacks a right: manage.py bus_status names those that this site needs.",
+    ),
+    (
+        (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.UndefinedColumn,
+        ),
+        "The database is not migrated, or its role may not use the schema: manage.py migrate, or "
+        "manage.py bus_status, which tells which.",
+    ),
+)
+"""Errors of the server, and what each means to whoever asked."""
+
+
+def trouble_of(error: Exception) -> str | None:
+    """What an error of the database means, in words that anybody may see, and what to do.
+
+    `error` is Django's or psycopg's. None where it is none that a healthy program meets.
+    """
+    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    for kinds, words in _UNWELL:
+        if isinstance(cause, kinds):
+            return words
+    away = (django.db.OperationalError, django.db.InterfaceError)
+    if isinstance(error, (*away, psycopg.OperationalError, psycopg.InterfaceError)):
+        return AWAY
+    return None
 
 
 def problems_of(status: Status) -> list[Problem]:
@@ -84,7 +125,7 @@ def _server_problems(setup: Setup) -> Iterator[Problem]:
             "The server is a standby: it takes no events, and nobody can close batches on it.",
             "Connect to the primary (HOST in DATABASES).",
         )
-    if setup.missing or setup.unapplied:
+    if (setup.missing or setup.unapplied) and not setup.schema_hidden:
         lacks = [*setup.missing, *(f"migration {name}" for name in setup.unapplied)]
         yield Problem(
             "not_migrated",

@@ -1,10 +1,16 @@
 """What a request asks for, and how one is refused: the same words at every door."""
 
+import logging
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
+
+import django.db
+import psycopg
+from psycopg_pool import PoolTimeout
 
 from agent_events.errors import (
     AgentEventsError,
@@ -19,8 +25,18 @@ from agent_events.position import EARLIEST, LATEST
 # The header wins: polyfills of EventSource repeat the URL's cursor when they reconnect.
 _CURSOR_NAMES = ("cursor", "lastEventId", "last_event_id")
 
+AWAY = (psycopg.Error, django.db.Error, PoolTimeout, WrongDatabase)
+"""What is raised where the database cannot be asked; whoever came is told to come back."""
+SAID_EVERY_S = 10.0
+"""Everybody comes back every few seconds while the database is away: the log says it this often."""
+
 MOST_LIMIT = 1_000
 DEFAULT_LIMIT = 100
+
+
+logger = logging.getLogger("agent_events")
+
+_said_at = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +100,13 @@ def _whose(query: dict[str, list[str]]) -> tuple[list[str], Filter]:
 def _cursor(query: dict[str, list[str]], default: str, first: Iterable[str] = ()) -> str:
     given = [*first, *(text for name in _CURSOR_NAMES for text in query.get(name, []))]
     return next((cursor.strip() for cursor in given if cursor.strip()), default)
+
+
+def say_could_not_begin(error: Exception) -> None:
+    """Logs that a stream could not begin, `SAID_EVERY_S` apart at most."""
+    global _said_at
+    now = time.monotonic()
+    if now - _said_at >= SAID_EVERY_S:
+        _said_at = now
+        why = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("A stream could not begin: %s", why)

@@ -2,18 +2,37 @@
 
 from typing import Any
 
+import django.db
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.conf import settings
 from django.urls import path, re_path
 
+from agent_events import consumers, sse
 from agent_events.consumers import StreamConsumer
 from agent_events.health import healthz, readyz
-from agent_events.sse import stream
+
+
+class SignedIn:
+    """Who asks, by Django's session; while that cannot be looked up, the client is to come back."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = AuthMiddlewareStack(inner)
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Passes the connection on with its user."""
+        try:
+            await self.inner(scope, receive, send)
+        except django.db.Error as error:  # before the stream began: it asks Django nothing later
+            if scope["type"] == "websocket":
+                await consumers.come_back(receive, send, error)
+            else:
+                await sse.come_back(send, error)
+
 
 # Any: ASGI applications, where the stubs of Django's path() expect views.
-_stream: Any = AuthMiddlewareStack(stream)
+_stream: Any = SignedIn(sse.stream)
 _healthz: Any = healthz
 _readyz: Any = readyz
 
@@ -24,7 +43,7 @@ http_urlpatterns = [
     path("healthz", _healthz, name="agent_events_healthz"),
     path("readyz", _readyz, name="agent_events_readyz"),
 ]
-# For a URLRouter within AuthMiddlewareStack and a validator of the Origin.
+# For a URLRouter within SignedIn and a validator of the Origin.
 websocket_urlpatterns = [
     path("ws/agents/stream", StreamConsumer.as_asgi(), name="agent_events_websocket")
 ]
@@ -41,7 +60,7 @@ def application(pages: Any) -> ProtocolTypeRouter:
         {
             "http": BelowScriptName(URLRouter([*http_urlpatterns, re_path("", pages)])),
             "websocket": AllowedHostsOriginValidator(
-                AuthMiddlewareStack(BelowScriptName(URLRouter(websocket_urlpatterns)))
+                SignedIn(BelowScriptName(URLRouter(websocket_urlpatterns)))
             ),
         }
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import NamedTuple
 
 import psycopg
@@ -10,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from agent_events.database import CONNECT, SEQUENCER_KEY
+from agent_events.tasks import end
 
 logger = logging.getLogger("agent_events")
 
@@ -27,6 +27,8 @@ _END_BLOCKERS = """
     SELECT pid, application_name, pg_terminate_backend(pid)
       FROM pg_stat_activity
      WHERE pid = ANY (pg_blocking_pids(%(me)s))
+       -- (Not one that is committing: it waits for a disk, or for a synchronous standby.)
+       AND wait_event IS DISTINCT FROM 'SyncRep' AND wait_event_type IS DISTINCT FROM 'IO'
        AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = %(me)s AND NOT l.granted
                                                AND l.locktype IN ('transactionid', 'spectoken'))
 """
@@ -60,6 +62,7 @@ class Sequencer:
         self._dsn = dsn
         self._batch_limit = batch_limit
         self._blocked = False  # the last append gave up waiting for another one
+        self._said_cannot = False
         self.leads = False
 
     async def try_lead(self) -> None:
@@ -80,15 +83,11 @@ class Sequencer:
             cursor = await self._bus.execute(_APPEND, (self._batch_limit,))
             row = await cursor.fetchone()
         except psycopg.errors.LockNotAvailable:
-            if not self._blocked:
-                logger.warning("Another process is stuck closing a batch; trying again.")
             self._blocked = True
             return None
         finally:
             if clearing is not None:
-                clearing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await clearing
+                await end([clearing])
         self._blocked = False
         return Batch(*row) if row else None
 
@@ -106,7 +105,9 @@ class Sequencer:
                         name or "unnamed",
                     )
         except psycopg.Error as error:
-            logger.error("Somebody keeps a batch open and cannot be ended: %s", error)
+            if not self._said_cannot:
+                self._said_cannot = True
+                logger.error("Somebody keeps a batch open and cannot be ended: %s", error)
 
     async def announce(self, n: int) -> None:
         """Tells the other processes that batch `n` is there, in a transaction after its own.

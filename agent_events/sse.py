@@ -13,15 +13,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from agent_events import wire
 from agent_events.access import principal_of_scope
 from agent_events.bus import current_bus
 from agent_events.conf import Settings, get_settings
-from agent_events.errors import AgentEventsError, WrongDatabase
-from agent_events.requests import status_of, stream_request
+from agent_events.errors import AgentEventsError
+from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
 from agent_events.subscriber import Kind, Subscriber
 
 logger = logging.getLogger("agent_events")
@@ -49,12 +46,8 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         principal = await principal_of_scope(scope)
         tenants = principal.choose(request.tenants)
         subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
-    except (psycopg.Error, PoolTimeout, WrongDatabase) as error:
-        logger.warning("A stream could not begin: %s", error)
-        # Not a 503: EventSource ends for good on any answer but 200, and the database comes back.
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        body = f": the database is away\nretry: {RETRY_MS}\n\n".encode()
-        await send({"type": "http.response.body", "body": body})
+    except AWAY as error:
+        await come_back(send, error)
         return
     except AgentEventsError as error:
         await _refuse(send, status_of(error), str(error))
@@ -64,17 +57,34 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
         if scope["method"] == "GET":
             sending = asyncio.create_task(_send_all(subscriber, send, get_settings()))
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            # (Where the server waits for a client that reads nothing, it does not end by itself.)
+            settings = get_settings()
+            done, _ = await asyncio.wait(
+                {gone, sending},
+                timeout=settings.sse_recycle_s + settings.ack_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             sending.cancel()
             (result,) = await asyncio.gather(sending, return_exceptions=True)
             if isinstance(result, Exception):
                 logger.error("A stream broke; the client resumes.", exc_info=result)
-            if gone.done():
+            if gone.done() or not done:
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         gone.cancel()
         subscriber.close()
+
+
+async def come_back(send: Send, error: Exception) -> None:
+    """Tells a client whose stream could not begin, for the database is away, to try again.
+
+    Not by a 503: EventSource ends for good on any answer but 200, and the database comes back.
+    """
+    say_could_not_begin(error)
+    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    body = f": the database is away\nretry: {RETRY_MS}\n\n".encode()
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> None:

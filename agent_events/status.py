@@ -34,7 +34,13 @@ SETUP_SQL = """
                         'agent_events_append', 'agent_events_fault', 'agent_events_head',
                         'agent_events_page', 'agent_events_page_back', 'agent_events_window',
                         'agent_events_ranges', 'agent_events_ring']) AS t (name)
-                     WHERE to_regproc(name) IS NULL),
+                     WHERE to_regproc(name) IS NULL)
+           || ARRAY(SELECT 'column agent_event_bus.taken_over (made by an earlier checkout: start '
+                           'anew (make run: delete DATA_DIR, .data by default))'
+                     WHERE to_regclass('agent_event_bus') IS NOT NULL
+                       AND NOT EXISTS (SELECT FROM pg_attribute
+                                        WHERE attrelid = to_regclass('agent_event_bus')
+                                          AND attname = 'taken_over' AND NOT attisdropped)),
            EXISTS (SELECT FROM unnest(ARRAY['agent_events', 'agent_event_batches',
                                             'agent_event_bus']) AS t (name)
                     WHERE row_security_active(to_regclass(name)::oid)),
@@ -42,7 +48,14 @@ SETUP_SQL = """
                    FROM (VALUES ('SELECT', 'agent_events'), ('SELECT', 'agent_event_batches'),
                                 ('INSERT', 'agent_event_batches'), ('SELECT', 'agent_event_bus'))
                         AS t (privilege, name)
-                  WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)),
+                  WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege))
+           || ARRAY(SELECT 'USAGE ON SCHEMA ' || quote_ident(n.nspname)
+                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                     WHERE c.relname = 'agent_events' AND to_regclass('agent_events') IS NULL
+                       AND NOT has_schema_privilege(n.oid, 'USAGE')
+                       AND n.nspname IN (SELECT btrim(name, ' "') FROM string_to_table(
+                               replace(current_setting('search_path'), '$user', current_user),
+                               ',') AS t (name))),
            coalesce((SELECT tgenabled::text FROM pg_trigger
                       WHERE tgrelid = to_regclass('agent_events')
                         AND tgname = 'agent_events_ring'), ''),

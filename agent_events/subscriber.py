@@ -96,6 +96,8 @@ class Subscriber:
         self._waiting = 0  # events in the queue
         self._waiting_bytes = 0
         self._gap = True  # something may be missing before the queue: read the log
+        self._reading: asyncio.Task[Page] | None = None  # it outlives a heartbeat
+        self._floor: Cursor | None = None  # where its topic had come to when the read began
         self._told: Kind | None = None  # CATCHING_UP or LIVE, whichever was said last
         self._notices: deque[Update] = deque()
         if notice:
@@ -141,7 +143,7 @@ class Subscriber:
     @property
     def cursor(self) -> str:
         """Nothing before it will come again; nothing behind it will be missed."""
-        if not self._gap and not self._queue:
+        if not self._gap and not self._queue and self._reading is None:
             head = self._head()
             if head is not None and head.position > self._cursor.position:
                 self._cursor = head
@@ -150,6 +152,7 @@ class Subscriber:
     def refilter(self, filter: Filter) -> None:
         """Shows other events from here on. The position stays."""
         self.filter = filter
+        self._forget_read()
         self.fall_behind()
 
     async def next(self, timeout_s: float) -> Update:
@@ -163,7 +166,7 @@ class Subscriber:
                 while True:
                     if self._notices:
                         return self._notices.popleft()
-                    if self._gap:
+                    if self._gap or self._reading is not None:
                         await self._read()
                         continue
                     self._wake.clear()
@@ -177,6 +180,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Leaves the feed."""
+        self._forget_read()
         self._leave()
         self._leave = lambda: None
 
@@ -200,12 +204,22 @@ class Subscriber:
 
     async def _read(self) -> None:
         """Reads one page of the log into `_notices`."""
-        # Before the read: a gap that is noticed meanwhile must not be forgotten.
-        self._gap = False
-        try:
-            page = await self._retrying(
-                lambda: self._reader.page(self.tenants, self._cursor, self.filter)
+        reading = self._reading
+        if reading is None:
+            # Before the read: a gap that is noticed meanwhile must not be forgotten.
+            self._gap = False
+            self._floor = self._head()
+            reading = self._reading = asyncio.create_task(
+                self._retrying(lambda: self._reader.page(self.tenants, self._cursor, self.filter))
             )
+        # A wait, which neither a heartbeat nor another filter passes on to the read: thrown away at
+        # each heartbeat, a read that takes longer would never end.
+        await asyncio.wait({reading})
+        if reading is not self._reading:
+            return  # of another filter; the gap is noted
+        self._reading = None
+        try:
+            page = reading.result()
         except psycopg.errors.NoDataFound:
             # Pruned under our feet, or another history: what does the cursor mean now?
             self.fall_behind()
@@ -214,6 +228,13 @@ class Subscriber:
         except BaseException:
             self._gap = True
             raise
+        floor = self._floor
+        if page.at_head and floor is not None and floor.position > page.cursor.position:
+            # It lags behind what the source has told (a replica, say): this is not the end.
+            page = page._replace(at_head=False)
+            if not page.events:
+                self._gap = True  # a heartbeat may end the wait
+                await asyncio.sleep(DAMAGED_S)
         if not page.at_head:
             self._gap = True
             # With the cursor before the page: a client may be cut off before its events come.
@@ -224,6 +245,11 @@ class Subscriber:
             self._notices.append(Update(Kind.EVENTS, cursor, tuple(page.events)))
         if page.at_head:
             self._tell(Kind.LIVE)
+
+    def _forget_read(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     async def _resolve(self) -> None:
         resolved = await self._retrying(lambda: self._reader.resolve(str(self._cursor)))

@@ -1,20 +1,30 @@
 """The live page: the newest events of the log, and the cursor from which its stream goes on."""
 
+import logging
 import uuid
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
+from django.db import Error
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import render, resolve_url
+from django.template.loader import render_to_string
 from django.urls import get_script_prefix
 from django.views.decorators.http import require_safe
 
 from agent_events import access, history
-from agent_events.errors import InvalidFilter
+from agent_events.errors import InvalidFilter, WrongDatabase
+from agent_events.problems import trouble_of
+
+logger = logging.getLogger("agent_events")
 
 ROWS = 100
+AGAIN_S = 10
+"""The page that says that there is nothing to show loads itself again after this time."""
 STREAM_PATH = "ws/agents/stream"
 SAMPLE_AGENT = "5eed0000-0000-4000-8000-000000000001"
 
@@ -26,7 +36,33 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
+def _or_why_not(view: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
+    """Where the log cannot be read, also to see who asks: a page that says why, with a 503."""
+
+    @wraps(view)
+    def answer(request: HttpRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except (Error, WrongDatabase) as error:
+            words = str(error) if isinstance(error, WrongDatabase) else trouble_of(error)
+            if words is None:
+                raise
+            logger.warning("The page could not be shown: %s", error)
+            context = {"words": words, "again_s": AGAIN_S}
+            page = render_to_string("agent_events/unavailable.html", context)
+        return _safe(HttpResponse(page, status=503, headers={"Retry-After": str(AGAIN_S)}))
+
+    return answer
+
+
+def _safe(response: HttpResponse) -> HttpResponse:
+    response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response["Cache-Control"] = "no-store"
+    return response
+
+
 @require_safe
+@_or_why_not
 @login_required
 def feed(request: HttpRequest) -> HttpResponse:
     """The live feed of one tenant, or of all for a superuser.
@@ -54,10 +90,7 @@ def feed(request: HttpRequest) -> HttpResponse:
             "sample_tenant": tenant_id or (tenants[0].id if tenants else None),
             "sample_agent": SAMPLE_AGENT,
         }
-    response = render(request, "agent_events/feed.html", context)
-    response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    response["Cache-Control"] = "no-store"
-    return response
+    return _safe(render(request, "agent_events/feed.html", context))
 
 
 def _page(request: HttpRequest, tenant_id: uuid.UUID | None) -> dict[str, Any]:

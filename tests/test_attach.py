@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 import uuid
@@ -65,6 +66,21 @@ def owner(connect: Connect) -> Connection:
     connection = connect()
     connection.execute(CALLS)
     return connection
+
+
+def allow(owner: Connection, role: Connection) -> None:
+    """What a role needs to attach to a table of its own in public."""
+    owner.execute(f"GRANT CREATE ON SCHEMA public TO {me(role)}")
+    owner.execute(
+        f"GRANT INSERT (tenant_id, agent_id, event_type, payload) ON agent_events TO {me(role)}"
+    )
+
+
+def notices(connection: Connection) -> list[str]:
+    """What the server says on this connection from now on."""
+    said: list[str] = []
+    connection.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+    return said
 
 
 # What is written
@@ -381,6 +397,37 @@ def test_the_list_says_what_is_attached_and_what_no_longer_works(owner: Connecti
         assert problems(owner)[0][2] == "a trigger was dropped; attach again"
 
 
+def test_a_table_that_moved_is_attached_again_and_leaves_no_function_behind(
+    owner: Connection,
+) -> None:
+    owner.execute("CREATE SCHEMA archive; CREATE TABLE archive.calls (LIKE calls INCLUDING ALL)")
+    attach(owner, payload="1")
+    attach(owner, "archive.calls", payload="2")
+    owner.execute("ALTER TABLE archive.calls RENAME TO older; ALTER TABLE calls SET SCHEMA archive")
+    with pytest.raises(errors.DuplicateFunction, match=r"is no attachment of archive\.calls"):
+        attach(owner, "archive.calls", payload="3")  # would write over the function of `older`
+    owner.execute("SELECT agent_events_detach('archive.older')")
+    assert "replaced" in attach(owner, "archive.calls", payload="3")
+    assert problems(owner) == [("archive.calls", "events", None)]
+    owner.execute(ADD.replace("calls", "archive.calls"), [TENANT, AGENT, "new"])
+    assert events(owner) == [("calls.inserted", 3)]
+
+
+def test_a_json_column_in_the_payload_is_told_when_attaching(owner: Connection) -> None:
+    owner.execute("CREATE DOMAIN loose AS json; ALTER TABLE calls ADD given json, ADD more loose[]")
+    said = notices(owner)
+    attach(owner, payload="jsonb_build_object('id', r.id)")
+    attach(owner, payload="status")
+    assert said == []
+    attach(owner, payload="given")
+    assert [line.split(" of ")[0] for line in said] == ["agent_events_attach: column given"]
+    attach(owner)
+    assert [line.partition(" of ")[0][-5:] for line in said] == ["given", "given", " more"]
+    assert "is json: a statement that writes what jsonb cannot hold" in said[0]
+    with pytest.raises(errors.UntranslatableCharacter):
+        owner.execute('INSERT INTO calls (given) SELECT $${"a": "\\u0000"}$$')
+
+
 def test_detach_takes_one_or_all_and_may_be_repeated(owner: Connection) -> None:
     for name in ("events", "second", "third"):
         attach(owner, name=name)
@@ -401,7 +448,11 @@ def test_a_dropped_table_leaves_a_function_that_the_list_shows_and_detach_drops(
     attach(owner)
     owner.execute("DROP TABLE calls")
     assert problems(owner) == [
-        (None, "events", "its table is gone; SELECT agent_events_detach(NULL) drops the function")
+        (
+            *(None, "events"),
+            "no trigger calls it: its table is gone, or its triggers; "
+            "SELECT agent_events_detach(NULL) drops the function",
+        )
     ]
     with owner.transaction(force_rollback=True):  # a new table of that name is no obstacle
         owner.execute(CALLS)
@@ -439,8 +490,13 @@ def roles(dsn: str, connect: Connect) -> Iterator[Callable[[], Connection]]:
         return connection
 
     yield make
-    for role, connection in made:
+    # Together: what one of them has may hang on what another one has.
+    names = [me(connection) for _, connection in made]
+    for _, connection in made:
         connection.close()
+    if names:
+        connect().execute(f"DROP OWNED BY {', '.join(names)} CASCADE")
+    for role, _ in made:
         role.__exit__(None, None, None)
 
 
@@ -509,6 +565,141 @@ def test_nobody_else_may_use_the_trigger_function_replace_it_or_take_it_away(
     owner.execute("CREATE TABLE next (LIKE calls INCLUDING ALL)")
     with pytest.raises(errors.DuplicateFunction, match=r"agent_events_on_next\(\) exists already"):
         attach(owner, "next")
+
+
+EVIL = """
+    CREATE SCHEMA {0};
+    GRANT USAGE ON SCHEMA {0} TO PUBLIC;
+    CREATE TABLE {0}.ran_as (who text);
+    GRANT INSERT ON {0}.ran_as TO PUBLIC;
+    CREATE TYPE {0}.odd AS ENUM ('a');
+    CREATE FUNCTION {0}.odd_to_json({0}.odd) RETURNS json LANGUAGE plpgsql AS
+        $$BEGIN INSERT INTO {0}.ran_as VALUES (current_user); RETURN '"x"'; END$$;
+    CREATE CAST ({0}.odd AS json) WITH FUNCTION {0}.odd_to_json({0}.odd);
+"""
+
+
+def evil(owner: Connection, role: Connection) -> str:
+    """A schema of the role with a type `odd` whose cast to JSON notes as whom it runs."""
+    schema = me(role) + "_s"
+    owner.execute(f"GRANT CREATE ON DATABASE {owner.info.dbname} TO {me(role)}")
+    role.execute(EVIL.format(schema))
+    return schema
+
+
+def test_a_new_owner_of_the_table_runs_nothing_as_the_old_one_and_may_attach_anew(
+    owner: Connection, roles: Callable[[], Connection]
+) -> None:
+    heir = roles()
+    schema = evil(owner, heir)
+    attach(owner)
+    owner.execute(f"ALTER TABLE calls OWNER TO {me(heir)}")
+    heir.execute(f"ALTER TABLE calls ADD odd {schema}.odd")
+    with pytest.raises(errors.InsufficientPrivilege, match="does not belong to agent_ev") as failed:
+        heir.execute(ADD.replace("status", "odd"), [TENANT, AGENT, "a"])
+    hint = "As the owner of the table: agent_events_detach, then agent_events_attach."
+    assert failed.value.diag.message_hint == hint
+    assert heir.execute(f"TABLE {schema}.ran_as").fetchall() == []
+    ((_, _, problem),) = problems(owner)
+    assert "its statements fail: the table has another owner, who should detach" in str(problem)
+
+    said = notices(heir)
+    assert heir.execute("SELECT agent_events_detach('calls')").fetchone() == (1,)
+    assert "agent_events_on_calls() is agent_events's, and stays; it does nothing" in said[0]
+    allow(owner, heir)
+    attach(heir)
+    heir.execute(ADD.replace("status", "odd"), [TENANT, AGENT, "a"])
+    ((kind, payload),) = events(owner)
+    assert (kind, payload["odd"]) == ("calls.inserted", "x")
+    assert heir.execute(f"TABLE {schema}.ran_as").fetchall() == [(me(heir),)]
+    assert owner.execute("SELECT agent_events_detach(NULL)").fetchone() == (1,)
+    assert problems(heir) == [("calls", "events", None)]
+
+
+def test_a_right_on_the_trigger_function_is_taken_away_and_writes_nothing_while_it_is_there(
+    owner: Connection, roles: Callable[[], Connection]
+) -> None:
+    maker, other = roles(), roles()
+    schema = evil(owner, other)
+    owner.execute(f"ALTER TABLE calls OWNER TO {me(maker)}")
+    allow(owner, maker)
+    maker.execute(
+        f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {me(other)} WITH GRANT OPTION"
+    )
+    attach(maker)
+    may = f"SELECT has_function_privilege('{me(other)}', 'agent_events_on_calls()', 'EXECUTE')"
+    assert owner.execute(may).fetchone() == (False,)
+
+    maker.execute(f"GRANT EXECUTE ON FUNCTION agent_events_on_calls() TO {me(other)}")
+    other.execute(
+        f"CREATE TABLE {schema}.mine (LIKE calls); ALTER TABLE {schema}.mine ADD o {schema}.odd"
+    )
+    other.execute(
+        f"CREATE TRIGGER forge AFTER INSERT ON {schema}.mine"
+        " REFERENCING NEW TABLE AS agent_events_rows"
+        " FOR EACH STATEMENT EXECUTE FUNCTION agent_events_on_calls()"
+    )
+    with pytest.raises(errors.InsufficientPrivilege, match="mine does not belong to role_"):
+        other.execute(f"INSERT INTO {schema}.mine (id, o) VALUES (1, 'a')")
+    assert other.execute(f"TABLE {schema}.ran_as").fetchall() == []
+    maker.execute(ADD, [TENANT, AGENT, "new"])
+    assert len(events(owner)) == 1
+
+    # Such a trigger keeps nobody from detaching, nor from the way back.
+    said = notices(maker)
+    assert maker.execute("SELECT agent_events_detach('calls')").fetchone() == (1,)
+    assert said == [
+        "agent_events_detach: the function agent_events_on_calls() stays: "
+        f"triggers use it on {schema}.mine"
+    ]
+    maker.execute(ADD, [TENANT, AGENT, "new"])
+    assert events(owner) == []
+    del said[:]
+    maker.execute(load("drop_attach", "public").partition("DROP FUNCTION")[0].encode())
+    assert said == [
+        "agent_events: the function agent_events_on_calls() stays, and the triggers that call it "
+        f"fail each write into {schema}.mine"
+    ]
+    owner.execute(load("drop_attach", "public"))
+    left = "SELECT proname FROM pg_proc WHERE proname ~ '^agent_events_(on|attach|detach)'"
+    assert owner.execute(left).fetchall() == []
+
+
+def test_detach_succeeds_where_a_view_depends_on_the_function(owner: Connection) -> None:
+    attach(owner)
+    owner.execute("CREATE VIEW v AS SELECT 'agent_events_on_calls()'::regprocedure AS f")
+    said = notices(owner)
+    assert owner.execute("SELECT agent_events_detach('calls')").fetchone() == (1,)
+    assert "agent_events_on_calls() stays: " in said[0]
+    owner.execute(ADD, [TENANT, AGENT, "new"])
+    assert events(owner) == []
+    owner.execute("DROP VIEW v")
+    assert owner.execute("SELECT agent_events_detach(NULL)").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("shape", ["{0}.odd", "{0}.odd[]", "of_odd", "row_of_odd[]"])
+def test_a_column_of_another_roles_type_is_refused_and_listed(
+    owner: Connection, roles: Callable[[], Connection], shape: str
+) -> None:
+    maker, other = roles(), roles()
+    schema = evil(owner, other)
+    owner.execute(f"ALTER TABLE calls OWNER TO {me(maker)}")
+    allow(owner, maker)
+    maker.execute(f"CREATE DOMAIN of_odd AS {schema}.odd")
+    maker.execute("CREATE TYPE row_of_odd AS (a int, b of_odd)")
+    maker.execute("CREATE TYPE own AS ENUM ('b'); ALTER TABLE calls ADD fine own")
+    attach(maker)
+    assert problems(maker) == [("calls", "events", None)]
+    maker.execute(f"ALTER TABLE calls ADD odd {shape.format(schema)}")
+    says = rf"column odd .* type {schema}\.odd.*, which belongs to {me(other)}, whose casts "
+    with pytest.raises(errors.InsufficientPrivilege, match=says + "would run as") as refused:
+        attach(maker)
+    ((_, _, problem),) = problems(maker)
+    assert re.search(says + "run as", str(problem))
+    if "[]" not in shape:
+        owner.execute(str(refused.value.diag.message_hint).partition(";")[0].encode())
+        attach(maker)
+        assert problems(maker) == [("calls", "events", None)]
 
 
 def test_the_list_runs_nothing_that_another_role_wrote(
@@ -586,9 +777,9 @@ def test_the_way_back_is_refused_while_another_roles_table_writes_events(
     dsn: str, owner: Connection, connect: Connect, roles: Callable[[], Connection]
 ) -> None:
     maker, migrator = roles(), roles()
-    attach(owner)
     owner.execute(f"ALTER TABLE calls OWNER TO {me(maker)}")
-    assert "another owner now" in str(problems(owner)[0][2])
+    allow(owner, maker)
+    attach(maker)
     with pytest.raises(errors.DependentObjectsStillExist, match="tables of other roles") as refused:
         migrator.execute(load("drop_attach", "public"))
     hint = str(refused.value.diag.message_hint)

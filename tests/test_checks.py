@@ -298,6 +298,39 @@ def test_an_application_that_cannot_be_looked_into_is_not_judged(
     assert found() == {}
 
 
+def view(request: Any, **kwargs: Any) -> Any:
+    """A project's own."""
+
+
+class OwnHealthz:
+    """A URLconf with a view for one of the probes' addresses."""
+
+    urlpatterns = [path("healthz", view), path("readyz/", view)]
+
+
+class CatchAll:
+    """A URLconf in which anything leads somewhere."""
+
+    urlpatterns = [re_path(r"^(?P<page>\w+)/?$", view)]
+
+
+def test_a_view_that_a_probe_hides_is_seen(asgi: Callable[[Any], None]) -> None:
+    pages = get_asgi_application()
+    asgi(application(ASGIStaticFilesHandler(pages)))
+    with override_settings(ROOT_URLCONF=OwnHealthz):
+        message = only("W014", "/healthz leads", "tests.test_checks.view", "agent_events_healthz")
+        assert "readyz" not in message.msg
+    with override_settings(ROOT_URLCONF=CatchAll):
+        assert found() == {}
+    # As the hint says.
+    kept = [route for route in http_urlpatterns if route.name != "agent_events_healthz"]
+    http = URLRouter([*kept, re_path("", pages)])
+    websocket = application(pages).application_mapping["websocket"]
+    asgi(ProtocolTypeRouter({"http": http, "websocket": websocket}))
+    with override_settings(ROOT_URLCONF=OwnHealthz):
+        assert found() == {}
+
+
 # The live page
 
 
@@ -457,6 +490,12 @@ def test_a_good_database_hears_nothing(db: None) -> None:
             "CREATE ROLE checks_reader; GRANT SELECT ON ALL TABLES IN SCHEMA public"
             " TO checks_reader; SET ROLE checks_reader",
             ["lacks INSERT ON agent_event_batches", "GRANT INSERT ON agent_event_batches TO"],
+        ),
+        (
+            "W011",
+            "REVOKE USAGE ON SCHEMA public FROM public; CREATE ROLE checks_reader;"
+            " GRANT ALL ON ALL TABLES IN SCHEMA public TO checks_reader; SET ROLE checks_reader",
+            ["lacks USAGE ON SCHEMA public.", "GRANT USAGE ON SCHEMA public TO"],
         ),
     ],
 )

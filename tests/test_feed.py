@@ -21,7 +21,7 @@ from agent_events.conf import Settings
 from agent_events.feed import Feed
 from agent_events.filters import Filter
 from agent_events.layer import GROUP, LayerReceiver, LayerSink
-from agent_events.log import Log
+from agent_events.log import Log, Page
 from agent_events.position import Cursor, Position
 from agent_events.sources import Doorbell
 from agent_events.sources.postgres import PostgresSource
@@ -531,6 +531,104 @@ async def test_a_ledger_that_lost_its_tail_resets_everybody_and_goes_on(
         assert await take(viewer, 5) == made
         made = [insert(connection, HARBOUR)]
         assert await take(viewer, 1) == made
+
+
+async def test_readers_in_any_number_keep_no_live_viewer_waiting_and_end_though_reads_are_slow(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    made = [insert(connection, MEADOW, kind=kind) for kind in "ab" * 10]
+    connection.execute("SELECT agent_events_append()")
+    # Reading that tenant takes longer than a heartbeat.
+    connection.execute(
+        f"""
+        ALTER FUNCTION agent_events_page RENAME TO agent_events_page_at_once;
+        CREATE FUNCTION agent_events_page(t uuid[], b bigint, i bigint, m integer,
+            agents text[] DEFAULT NULL, types text[] DEFAULT NULL, budget integer DEFAULT NULL)
+        RETURNS SETOF agent_event_entry LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_sleep(0.4) WHERE t = ARRAY['{MEADOW}'::uuid];
+            RETURN QUERY SELECT * FROM agent_events_page_at_once(t, b, i, m, agents, types, budget);
+        END $$
+        """
+    )
+    options = replace(OPTIONS, read_pool_size=2, page_rows=100, tick_timeout_s=10)
+    async with process(dsn, options=options) as one:
+        live = await one.live((HARBOUR,))
+        # Each with a filter of its own, so that no read is shared; each comes at 0.4 s, in turn.
+        slow = [
+            await one.feed.subscribe((MEADOW,), Filter.of(types=["a", f"no{n}"]), "earliest")
+            for n in range(8)
+        ]
+
+        async def catch_up(subscriber: Subscriber) -> list[int]:
+            return await take(subscriber, 10)
+
+        catching_up = [asyncio.create_task(catch_up(subscriber)) for subscriber in slow]
+        for _ in range(5):
+            event = insert(connection, HARBOUR)
+            assert await take(live, 1, timeout_s=3) == [event]
+            assert one.sources[0].state.connected
+        assert not all(task.done() for task in catching_up)
+        for seen in await asyncio.gather(*catching_up):
+            assert seen == made[::2]
+
+
+async def test_a_locked_ledger_leaves_no_sessions_behind_and_all_goes_on_after_it(
+    dsn: str, connect: Connect
+) -> None:
+    connection, locker = connect(), connect(autocommit=False)
+    options = replace(OPTIONS, query_timeout_s=0.5, tick_timeout_s=0.3)
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with process(dsn, options=options) as one:
+        viewers = [await one.live((str(uuid.UUID(int=n)),)) for n in range(1, 6)]
+        pulling = [asyncio.create_task(take(viewer, 1, 30)) for viewer in viewers]
+        locker.execute("LOCK TABLE agent_event_batches IN ACCESS EXCLUSIVE MODE")
+        made = [insert(connection, str(uuid.UUID(int=n))) for n in range(1, 6)]
+        counts = []
+        for _ in range(40):
+            counts += [row[0] for row in await _rows(connection, waiting)]
+            await asyncio.sleep(0.1)
+        assert counts[-1] > 0, "they wait for the lock"
+        assert max(counts) <= 2 * OPTIONS.read_pool_size, counts
+        locker.rollback()
+        assert await asyncio.gather(*pulling) == [[event] for event in made]
+
+
+async def test_what_a_lagging_replica_did_not_have_yet_is_not_passed_over(
+    dsn: str, connect: Connect
+) -> None:
+    connection, replica = connect(), connect(autocommit=False)
+    replica.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    async with process(dsn) as one:
+        first = insert(connection, HARBOUR)
+        await everything_sequenced(connection)
+        # An old snapshot in place of a replica that lags: pages end at its head.
+        replica.execute("SELECT FROM agent_event_batches")
+        real = one.log.page
+
+        async def lagging(tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
+            page = await real(tenants, cursor, filter)
+            head = replica.execute("SELECT batch, closed_at FROM agent_events_head()").fetchone()
+            assert head is not None
+            behind = Cursor(Position(head[0] + 1), int(head[1].timestamp() * 1000))
+            if page.cursor.position <= behind.position:
+                return page
+            kept = [event for event in page.events if event.batch <= head[0]]
+            return Page(kept, behind, True)
+
+        one.log.page = lagging  # type: ignore[method-assign]
+        viewer = await one.feed.subscribe((HARBOUR,), Filter(), "earliest")
+        second = insert(connection, HARBOUR)
+        await everything_sequenced(connection)
+        seen: list[int] = []
+        for _ in range(5):  # heartbeats, which move a cursor on
+            seen += [event.id for event in (await viewer.next(0.3)).events]
+        assert seen == [first]
+        one.log.page = real  # type: ignore[method-assign]
+        assert await take(viewer, 1) == [second]
 
 
 async def test_watching_ends_with_the_last_viewer(dsn: str) -> None:

@@ -97,7 +97,8 @@ def test_a_prefix_is_taken_literally() -> None:
     [
         ([], [str(n) for n in range(MOST_PATTERNS + 1)], "101 type filters"),
         ([str(n) for n in range(MOST_PATTERNS + 1)], [], "101 agent filters"),
-        ([], ["a\x00"], "U\\+0000"),
+        (["a\x00"], [], "^An agent filter .* U\\+0000"),
+        ([], ["a\x00"], "^A type filter .* U\\+0000"),
         ([], ["\ud800"], "surrogate"),
         ([], ["x" * 202], "200 characters"),
     ],

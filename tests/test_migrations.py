@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from agent_events.problems import problems_of
+from agent_events.status import gather
 from tests.support import manage
 from tests.support.database import ROOT
 from tests.support.oracle import Oracle
@@ -91,6 +94,53 @@ def test_the_way_back_says_what_it_drops_before_and_while_it_does(
         "batches are closed no more; events stay, and wait for their place",
         "dropped the log with 3 events, and the ledger",
     ]
+
+
+def test_a_database_of_an_earlier_checkout_is_told_and_the_way_back_works(
+    dsn: str, connect: Connect
+) -> None:
+    connection = connect()
+    connection.execute(INSERT)
+    connection.execute("ALTER TABLE agent_event_bus DROP COLUMN taken_over")
+    (problem,) = problems_of(asyncio.run(gather(dsn)))
+    assert problem.code == "not_migrated"
+    assert (
+        "column agent_event_bus.taken_over (made by an earlier checkout: start anew "
+        "(make run: delete DATA_DIR, .data by default))" in problem.message
+    )
+    manage("migrate", "agent_events", "zero", "--verbosity=0", "--skip-checks", dsn=dsn)
+    left = connection.execute("SELECT relname FROM pg_class WHERE relname ~ '^agent_event'")
+    assert left.fetchall() == []
+
+
+FORGOTTEN_ROUTER = """
+import django
+from django.conf import settings
+from django.core.management import execute_from_command_line
+
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "agent_events"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+)
+execute_from_command_line(["manage.py", "migrate", "--skip-checks", "--verbosity=0"])
+"""
+
+
+def test_a_database_that_is_no_postgresql_is_refused_in_a_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN_ROUTER],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        'CommandError: The log needs PostgreSQL, and DATABASES["default"] is sqlite: '
+    )
+    assert "agent_events.log_router.LogRouter" in done.stderr
+    assert 'AGENT_EVENTS = {"DATABASE": ' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_everything_installs_in_a_schema_of_its_own(dsn: str, connect: Connect) -> None:

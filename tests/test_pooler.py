@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ async def test_in_transaction_mode_all_is_delivered_by_polling_and_said_once_wit
         for process in running:
             assert process.log().count(SAID) == 1, process.log()
         assert one(database, LOCKS) == 0, "a pooler would keep it for somebody else"
+        # All of the pooler's sessions at once: whose is which, nobody knows.
+        with ExitStack() as stack:
+            held = [stack.enter_context(psycopg.connect(through)) for _ in range(15)]
+            channels = "SELECT pg_listening_channels()"
+            assert [session.execute(channels).fetchall() for session in held] == [[]] * 15
         leaked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%idle_session_timeout%'"
         assert one(database, leaked) == 1, "but for this query itself"
 

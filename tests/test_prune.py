@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 from psycopg import errors
 
 from agent_events.errors import InvalidAge
@@ -422,7 +423,8 @@ def test_the_command_tells_interrupts_and_goes_on(dsn: str, connect: Connect) ->
         "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     }
     # Ctrl-C, at a terminal.
-    with subprocess.Popen([*slow, "--pause=60"], stdin=inside, stdout=inside, **options) as run:
+    at_it = {"stdin": inside, "stdout": inside, "stderr": inside}
+    with subprocess.Popen([*slow, "--pause=60"], **at_it, **options) as run:
         wait_until(lambda: len(kept(connection)) == 10, what="the first step")
         shown = os.read(terminal, 1_000).decode()
         run.send_signal(signal.SIGINT)
@@ -444,6 +446,14 @@ def test_the_command_tells_interrupts_and_goes_on(dsn: str, connect: Connect) ->
     assert kept(connection) == [last]
     again = manage("prune_events", "--older-than=7d", dsn=dsn)
     assert again == "Deleted 0 events in 0 batches.\n"
+
+
+@pytest.mark.parametrize(
+    "given", ["--pause=nan", "--pause=inf", "--pause=-1", "--step=99999999999", "--step=0"]
+)
+def test_a_step_or_a_pause_without_sense_is_refused_before_anything_is_deleted(given: str) -> None:
+    with pytest.raises(CommandError, match=f"{given.split('=')[0]} takes"):
+        call_command("prune_events", "--older-than=0s", given)  # (here no database may be asked)
 
 
 @pytest.mark.parametrize(

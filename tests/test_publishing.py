@@ -117,3 +117,11 @@ def test_create_tenant_may_be_run_again(capsys: pytest.CaptureFixture[str]) -> N
     assert Tenant.objects.count() == 1
     with pytest.raises(CommandError, match="exists with the id"):
         call_command("create_tenant", "Harbour", f"--id={uuid.uuid4()}")
+    with pytest.raises(CommandError, match="The id is that of tenant 'Harbour'"):
+        call_command("create_tenant", "Other", f"--id={TENANT}")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 201, "a\udcff"])
+def test_a_tenants_name_that_cannot_be_is_refused_in_words(name: str) -> None:
+    with pytest.raises(CommandError, match="1 to 200 characters"):
+        call_command("create_tenant", name)

@@ -280,6 +280,22 @@ async def test_a_role_that_sees_or_may_too_little_is_told(dsn: str, connect: Con
         assert codes(await gather(dsn)) == []  # a superuser sees all
 
 
+async def test_a_role_that_may_not_use_the_schema_is_told_so_and_not_to_migrate(
+    dsn: str, connect: Connect
+) -> None:
+    admin = connect()
+    admin.execute("REVOKE USAGE ON SCHEMA public FROM public")
+    with temporary_role(dsn) as role:
+        admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        admin.execute(f"GRANT INSERT ON agent_event_batches TO {role}")
+        status = await gather(as_role(dsn, role))
+        assert codes(status) == ["rights_lacking"]
+        assert "lacks USAGE ON SCHEMA public." in words(status, "rights_lacking")
+        assert "GRANT USAGE ON SCHEMA public TO" in words(status, "rights_lacking")
+        admin.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+        assert codes(await gather(as_role(dsn, role))) == []
+
+
 def test_what_needs_another_server_is_told_too() -> None:
     old = Setup(140011, False, (), False, (), "O", 1)
     assert codes(Status(setup=old)) == ["old_server"]
@@ -400,12 +416,13 @@ def test_what_is_wrong_comes_first_and_exits_with_1(dsn: str, connect: Connect) 
     assert done.stdout.startswith("ledger_empty: The ledger (agent_event_batches) is empty")
 
 
-def test_a_database_that_is_away_is_one_line_and_exits_with_2() -> None:
+def test_a_database_that_is_away_is_told_with_what_to_do_and_exits_with_2() -> None:
     dsn = f"postgresql://me:s3cret@127.0.0.1:{free_port()}/x"
     done = run(dsn)
     assert (done.returncode, done.stderr) == (2, "")
-    assert done.stdout.startswith("The database does not answer: ")
-    assert done.stdout.count("\n") == 1
+    assert done.stdout.startswith("unreachable: The database does not answer: ")
+    assert "Committed events are safe" in done.stdout
+    assert done.stdout.count("\n") == 2
     as_json = run(dsn, "--json")
     assert as_json.returncode == 2
     assert json.loads(as_json.stdout)["problems"][0]["code"] == "unreachable"

@@ -111,7 +111,7 @@ class AgentEventAdmin(ReadOnlyAdmin):
         """The event, with its place in the log's order as `placed`."""
         found: Any = super().get_object(request, object_id, from_field)
         if found is not None:
-            found.placed = history.one(found.pk)
+            found.placed = history.one(found.pk, None)
         return found
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AgentEvent]:

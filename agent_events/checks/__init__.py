@@ -26,6 +26,7 @@ STATIC: Sequence[Check] = (
     configuration.layer,
     configuration.intervals,
     streams.routes,
+    streams.probes,
     page.middleware,
     page.template,
     page.login,

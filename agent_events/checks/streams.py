@@ -1,20 +1,30 @@
-"""Checks of the ASGI application: do both streams' addresses lead to the bus?"""
+"""Checks of the ASGI application: do both streams' addresses lead to the bus?
+
+And does it take the addresses of somebody else's views?
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning
 from django.core.handlers.asgi import ASGIHandler
+from django.urls import ResolverMatch, resolve
 from django.urls.exceptions import Resolver404
 from django.utils.module_loading import import_string
 
 from agent_events.consumers import StreamConsumer
+from agent_events.health import healthz, readyz
 from agent_events.sse import stream
 
 DOORS = (("websocket", "ws/agents/stream"), ("http", "api/agents/stream"))
+PROBES = (("healthz", healthz), ("readyz", readyz))
+NO_VIEW = "noviewhasthisname"
+"""What leads here matches anything, and is no view of a probe's address."""
 MOST_LAYERS = 50  # an application that wraps itself must not hold the check
+
+NOWHERE = object()
 
 _HINT = (
     "In asgi.py, after get_asgi_application(): from agent_events import routing; application = "
@@ -52,30 +62,67 @@ def routes(**kwargs: Any) -> Iterator[CheckMessage]:
         )
 
 
+def probes(**kwargs: Any) -> Iterator[CheckMessage]:
+    """W014: our probes stand before views of the project."""
+    try:
+        application = import_string(settings.ASGI_APPLICATION)
+    except Exception:  # E006 has said so
+        return
+    for path, probe in PROBES:
+        match = _view_of(path)
+        if match is not None and end_of(application, "http", path) is probe:
+            yield Warning(
+                f"/{path} leads to agent_events' own probe, and the project's view for it "
+                f"({match.view_name}) is never reached.",
+                hint="Give that view another address; or build asgi.py from "
+                f"routing.http_urlpatterns, without the route named agent_events_{path}. Silence "
+                "this where our probe is meant.",
+                id="agent_events.W014",
+            )
+
+
+def _view_of(path: str) -> ResolverMatch | None:
+    """The project's view at this address; none that would be there for any other one too."""
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return None
+    try:
+        match = resolve(f"/{path}")
+    except Resolver404:
+        return None
+    try:
+        return match if resolve(f"/{NO_VIEW}").route != match.route else None
+    except Resolver404:
+        return match
+
+
 def leads(application: Any, kind: str, path: str) -> bool | None:
-    """Does the application pass a request of this kind and path to a stream? None: who knows.
+    """Does the application pass a request of this kind and path to a stream? None: who knows."""
+    end = end_of(application, kind, path)
+    consumer = getattr(end, "consumer_class", None)
+    if isinstance(consumer, type):
+        return issubclass(consumer, StreamConsumer)
+    if end is stream:
+        return True
+    return False if end is NOWHERE or isinstance(end, ASGIHandler) else None
+
+
+def end_of(application: Any, kind: str, path: str) -> Any:
+    """The application that a request of this kind and path comes to; NOWHERE where it is refused.
 
     Follows the routers of Channels as they would route, and wrappers that name what they wrap.
+    None where that has no end.
     """
     for _ in range(MOST_LAYERS):
-        consumer = getattr(application, "consumer_class", None)
-        if application is stream:
-            return True
-        if isinstance(consumer, type):
-            return issubclass(consumer, StreamConsumer)
+        if isinstance(getattr(application, "consumer_class", None), type):
+            return application
         if isinstance(application, ProtocolTypeRouter):
-            application = application.application_mapping.get(kind)
-            if application is None:
-                return False
+            application = application.application_mapping.get(kind, NOWHERE)
         elif isinstance(application, URLRouter):
-            found = _routed(application, path)
-            if found is None:
-                return False
-            application, path = found
+            application, path = _routed(application, path) or (NOWHERE, "")
         elif (inner := _wrapped(application)) is not None:
             application = inner
         else:
-            return False if isinstance(application, ASGIHandler) else None
+            return application
     return None
 
 

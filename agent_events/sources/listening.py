@@ -32,11 +32,22 @@ DEAF_S = 60.0
 MISSED_POLLS = 3
 """The server ends a listening connection that misses so many polls (2 s at least)."""
 
+# Several statements in one message run in one session, also behind a pooler: this is its id.
+_LISTEN = f"""
+    SELECT pg_is_in_recovery(), pg_backend_pid();
+    LISTEN {DOORBELL_CHANNEL};
+    LISTEN {BATCH_CHANNEL}
+"""
+_UNLISTEN = "SELECT pg_backend_pid(); UNLISTEN *"
+UNLISTEN_TRIES = 20
+"""A pooler hands out its sessions as it likes: how often the one that listens is asked for."""
+
 # For this session alone; `row_security`: hidden rows then raise, in place of being lost.
 _SESSION = """
     SELECT set_config('row_security', 'off', false),
            set_config('idle_session_timeout', %s, false),
-           set_config('tcp_user_timeout', '10s', false)
+           set_config('tcp_user_timeout', '10s', false),
+           set_config('lock_timeout', '2s', false)
 """
 
 
@@ -80,14 +91,16 @@ class ListeningConnection:
         bus = await AsyncConnection.connect(dsn, **CONNECT, application_name=BUS_APPLICATION)
         try:
             with severed_after(bus, settings.query_timeout_s):
-                row = await (await bus.execute("SELECT pg_is_in_recovery()")).fetchone()
-                refuse_unusable(bus.info.server_version, bool(row and row[0]))
-                await bus.execute(f"LISTEN {DOORBELL_CHANNEL}")
-                await bus.execute(f"LISTEN {BATCH_CHANNEL}")
+                row = await (await bus.execute(_LISTEN)).fetchone()
+                assert row is not None
+                in_recovery, pid = row
+                refuse_unusable(bus.info.server_version, in_recovery)
             doorbell = await _try_doorbell(bus, log)
+            if doorbell is Doorbell.UNKNOWN and pid != bus.info.backend_pid:
+                doorbell = Doorbell.DEAF  # a pooler, in which mode nobody knows
             with severed_after(bus, settings.query_timeout_s):
                 if doorbell is Doorbell.DEAF:
-                    await bus.execute("UNLISTEN *")
+                    await _unlisten(bus, pid)
                 else:
                     idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
                     await bus.execute(_SESSION, (str(idle_ms),))
@@ -203,6 +216,14 @@ class ListeningConnection:
         if polled:
             self._poll_at = time.monotonic() + self._settings.poll_interval_s
         return Wake(rung, announced, polled)
+
+
+async def _unlisten(bus: AsyncConnection[TupleRow], pid: int) -> None:
+    """Has the pooler's session `pid` listen no more: its notifications are nobody's."""
+    for _ in range(UNLISTEN_TRIES):
+        row = await (await bus.execute(_UNLISTEN)).fetchone()
+        if row is not None and row[0] == pid:
+            return
 
 
 async def _try_doorbell(bus: AsyncConnection[TupleRow], log: Log) -> Doorbell:

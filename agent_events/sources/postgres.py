@@ -85,7 +85,8 @@ class PostgresSource:
             except (psycopg.Error, PoolTimeout, OSError, WrongDatabase) as error:
                 wait_s = backoff.next_s()
                 self._say_failed(str(error).strip() or type(error).__name__)
-                await self._log.renew()
+                if not _told_by_server(error):
+                    await self._log.renew()
                 await asyncio.sleep(wait_s)
 
     def _say_failed(self, why: str) -> None:
@@ -177,3 +178,8 @@ class PostgresSource:
                 frozenset() if events is None else covers,
                 events or (),
             )
+
+
+def _told_by_server(error: Exception) -> bool:
+    """Does the error come from a server that answers? The path to it is well then."""
+    return isinstance(error, WrongDatabase) or getattr(error, "sqlstate", None) is not None

@@ -3,6 +3,8 @@
 import logging
 from importlib import resources
 
+from django.core.management import CommandError
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations import RunPython
 from psycopg import Connection
@@ -22,11 +24,14 @@ def run_file(forwards: str, backwards: str | None = None) -> RunPython:
 
     Both run in the schema in which the migration's tables go (`current_schema()`), and their
     functions bear its name, so that nobody's search_path decides what they call. Warnings that the
-    SQL raises are logged.
+    SQL raises are logged. Raises CommandError, which `migrate` prints as a sentence, on a database
+    that is no PostgreSQL.
     """
 
     def runner(name: str) -> object:
         def run(apps: object, editor: BaseDatabaseSchemaEditor) -> None:
+            if editor.connection.vendor != "postgresql":
+                raise CommandError(_wrong_database(editor.connection))
             with editor.connection.cursor() as cursor:
                 cursor.execute("SELECT quote_ident(current_schema())")
                 sql = load(name, cursor.fetchone()[0])
@@ -42,6 +47,15 @@ def run_file(forwards: str, backwards: str | None = None) -> RunPython:
 
     undo = RunPython.noop if backwards is None else runner(backwards)
     return RunPython(runner(forwards), undo)  # type: ignore[arg-type]
+
+
+def _wrong_database(connection: BaseDatabaseWrapper) -> str:
+    return (
+        f'The log needs PostgreSQL, and DATABASES["{connection.alias}"] is {connection.vendor}: '
+        'name the alias that is PostgreSQL in AGENT_EVENTS = {"DATABASE": "<alias>"}, add '
+        '"agent_events.log_router.LogRouter" to DATABASE_ROUTERS, and migrate that one too '
+        "(docs/install.md)."
+    )
 
 
 def _log_warning(notice: Diagnostic) -> None:

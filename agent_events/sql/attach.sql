@@ -20,6 +20,34 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
+-- Drops the function of an attachment, unless somebody else's object depends on it, or it is another
+-- role's: then it says so, and returns false.
+CREATE FUNCTION @schema@.agent_events_attach_drop(function regprocedure)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    users CONSTANT text := (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ', ')
+                              FROM pg_trigger AS t WHERE t.tgfoid = function);
+BEGIN
+    EXECUTE format('DROP FUNCTION %s', function);
+    RETURN true;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'agent_events_detach: the function % is %''s, and stays%', function,
+            (SELECT pg_get_userbyid(p.proowner) FROM pg_proc AS p WHERE p.oid = function),
+            coalesce('; triggers use it on ' || users, '; it does nothing any more')
+            USING HINT = 'That role may call agent_events_detach(NULL).';
+        RETURN false;
+    WHEN dependent_objects_still_exist THEN
+        RAISE NOTICE 'agent_events_detach: the function % stays: %', function,
+            coalesce('triggers use it on ' || users, SQLERRM)
+            USING HINT = 'When they are gone: agent_events_detach(NULL).';
+        RETURN false;
+END
+$$;
+
 -- Makes every INSERT, UPDATE and DELETE of a table write an event for each row; docs/attach.md.
 -- Called again with the same name it replaces. Returns what it did, in words.
 --   tenant, agent   a column's name, a uuid, or an SQL expression of type uuid; NULL: no event
@@ -122,6 +150,17 @@ BEGIN
          WHERE a.target = target AND a.name = name AND NOT a.operations <@ operations)
         THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
 
+    -- Whoever owns a type decides by its casts what is run with the rights of the table's owner.
+    FOR given IN
+        SELECT t.name, t.type, pg_get_userbyid(t.owner) AS owner
+          FROM @schema@.agent_events_attach_types(target) AS t WHERE t.foreign_owner LIMIT 1
+    LOOP
+        RAISE EXCEPTION 'agent_events_attach: column % of % has the type %, which belongs to %, whose casts would run as %',
+            given.name, target, given.type, given.owner, current_user
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('ALTER TYPE %s OWNER TO %I; or another type for the column.', given.type, current_user);
+    END LOOP;
+
     -- A column's name means that column, whatever its spelling; a uuid means itself.
     spec := jsonb_build_object(
         'log', $s$@schema@$s$, 'name', name, 'table', kind.relname, 'type', type, 'keys', NULL,
@@ -184,7 +223,9 @@ BEGIN
     END IF;
 
     -- The one before, if there is one: its function is written anew in its place.
-    SELECT a.function, pg_get_userbyid(a.owner) AS attached_by, f.proname::text AS made INTO before
+    SELECT a.function, pg_get_userbyid(a.owner) AS attached_by, f.proname::text AS made,
+           f.pronamespace = kind.relnamespace AS beside
+      INTO before
       FROM @schema@.agent_events_attached() AS a JOIN pg_proc AS f ON f.oid = a.function
      WHERE a.target = target AND a.name = name;
     IF before.attached_by <> current_user THEN
@@ -193,11 +234,20 @@ BEGIN
                   HINT = format('As that role, or after SELECT agent_events_detach(%L, %L);', target, name);
     END IF;
     made := before.made;
-    IF made IS NULL THEN
+    IF before.beside IS NOT TRUE THEN -- none before, or the table was moved to another schema
         made := 'agent_events_on_' || kind.relname;
         IF name <> 'events' OR octet_length(made) > 63 THEN
             made := format('agent_events_on_%s_%s', left(kind.relname, 8),
                            left(md5(kind.relname || ' ' || name), 8));
+        END IF;
+        -- What an owner before this one left behind, and only that role may drop.
+        IF EXISTS (SELECT FROM pg_proc AS f
+                    WHERE f.pronamespace = kind.relnamespace AND f.proname = made
+                      AND pg_get_userbyid(f.proowner) <> current_user
+                      AND @schema@.agent_events_attach_spec(f.prosrc) IS NOT NULL
+                      AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = f.oid)) THEN
+            made := format('agent_events_on_%s_%s', left(kind.relname, 8),
+                           left(md5(concat_ws(' ', kind.relname, name, current_user)), 8));
         END IF;
         SELECT format('%s exists already, and is no attachment of %s', f.oid::regprocedure, target) INTO why
           FROM pg_proc AS f
@@ -224,9 +274,24 @@ BEGIN
         'CREATE OR REPLACE FUNCTION %I.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
         ' SET search_path = pg_catalog, pg_temp AS %L',
         kind.nspname, made,
-        format(E'-- agent_events_attach %s\n#variable_conflict use_column\nBEGIN\n%s\n    RETURN NULL;\nEND\n',
+        format(E'-- agent_events_attach %s\n#variable_conflict use_column\nBEGIN\n'
+               -- Whoever owns the table decides what runs below, by the types of its columns.
+               '    IF (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = TG_RELID)\n'
+               '        IS DISTINCT FROM current_user THEN\n'
+               '        RAISE EXCEPTION ''agent_events: %% does not belong to %%, with whose rights its events would be written'',\n'
+               '            TG_RELID::regclass, current_user\n'
+               '            USING ERRCODE = ''insufficient_privilege'',\n'
+               '                  HINT = ''As the owner of the table: agent_events_detach, then agent_events_attach.'';\n'
+               '    END IF;\n%s\n    RETURN NULL;\nEND\n',
                spec, body));
-    EXECUTE format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', kind.nspname, made);
+    -- Not PUBLIC alone: default privileges may have given it to others.
+    FOR stale IN
+        SELECT DISTINCT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END
+          FROM pg_proc AS f CROSS JOIN LATERAL aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) AS g
+         WHERE f.pronamespace = kind.relnamespace AND f.proname = made AND f.pronargs = 0 AND g.grantee <> f.proowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %I.%I() FROM %s CASCADE', kind.nspname, made, stale);
+    END LOOP;
 
     FOREACH op IN ARRAY operations LOOP
         EXECUTE format(
@@ -242,6 +307,17 @@ BEGIN
     FOR stale IN SELECT t.tgname FROM pg_trigger AS t
                   WHERE t.tgrelid = target AND t.tgfoid = before.function AND t.tgname <> ALL (wanted) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', stale, target);
+    END LOOP;
+    IF NOT before.beside THEN
+        PERFORM @schema@.agent_events_attach_drop(before.function);
+    END IF;
+    FOR given IN
+        SELECT DISTINCT t.name FROM @schema@.agent_events_attach_types(target) AS t
+         WHERE t.type = 'json'::regtype AND spec->>'payload' IN ('r.*', 'r', format('r.%I', t.name))
+    LOOP
+        RAISE NOTICE 'agent_events_attach: column % of % is json: a statement that writes what jsonb cannot hold (\u0000, half a surrogate pair, 1e200000) will fail',
+            given.name, target
+            USING HINT = 'Make it jsonb, or give a payload without it.';
     END LOOP;
     RETURN format('%s: %s writes events%s', target, array_to_string(operations, ', '),
                   CASE WHEN before.function IS NULL THEN '' ELSE ' (replaced what was attached as ' || name || ')' END);
@@ -263,7 +339,7 @@ DECLARE
     gone  integer := 0;
 BEGIN
     FOR found IN
-        SELECT a.target, a.function, pg_get_userbyid(a.owner) AS attached_by,
+        SELECT a.target, a.function,
                (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.target) AS owner
           FROM @schema@.agent_events_attached() AS a
          WHERE a.target IS NOT DISTINCT FROM target AND (name IS NULL OR a.name = name)
@@ -280,14 +356,7 @@ BEGIN
                 EXECUTE format('DROP TRIGGER %I ON %s', other, found.target);
             END LOOP;
         END IF;
-        BEGIN
-            EXECUTE format('DROP FUNCTION %s', found.function);
-        EXCEPTION WHEN insufficient_privilege THEN
-            RAISE NOTICE 'agent_events_detach: the function % is %''s, and stays; it does nothing any more',
-                found.function, found.attached_by
-                USING HINT = 'That role may call agent_events_detach(NULL).';
-            CONTINUE WHEN found.target IS NULL;
-        END;
+        CONTINUE WHEN NOT @schema@.agent_events_attach_drop(found.function) AND found.target IS NULL;
         gone := gone + 1;
     END LOOP;
     RETURN gone;

@@ -5,10 +5,11 @@
 -- in the transaction of the statement.
 --
 -- Whose rights: whoever writes into the table need not be allowed to write events, so the function
--- is SECURITY DEFINER. It belongs to the table's owner, who alone may attach: what it runs (the
--- expressions, and casts to JSON of the column's types) was all made by that role, and runs as that
--- role. A superuser who attached to somebody's table would lend him his rights. Nobody else may put
--- the function on a table of his own (EXECUTE is revoked), or he could write events in that name.
+-- is SECURITY DEFINER. What it runs are the expressions, and casts to JSON of the columns' types:
+-- whoever decides those borrows its owner's rights. So it belongs to the table's owner, who alone may
+-- attach, and refuses to run for a table that belongs to anybody else (it changed its owner, or
+-- somebody put the function on a table of his own, though EXECUTE is revoked from all). A cast needs
+-- the ownership of the type, so the types of the columns must be that role's too, or a superuser's.
 --
 -- Everything about an attachment stands in the first line of its function, so it is dumped,
 -- restored and dropped with it, and no table of ours can disagree with it.
@@ -52,6 +53,32 @@ AS $$
      WHERE p.prorettype = 'trigger'::regtype
        AND starts_with(p.prosrc, '-- agent_events_attach {')
        AND s.spec->>'log' = $s$@schema@$s$
+$$;
+
+-- The types of a table's columns, and what these are made of: elements, base types, fields.
+-- foreign_owner: the type belongs neither to the table's owner nor to a superuser.
+CREATE FUNCTION @schema@.agent_events_attach_types(target regclass)
+RETURNS TABLE (name text, type regtype, owner oid, foreign_owner boolean)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE used(name, type) AS (
+        SELECT a.attname::text, a.atttypid FROM pg_attribute AS a
+         WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+        UNION
+        SELECT u.name, part.type
+          FROM used AS u JOIN pg_type AS t ON t.oid = u.type
+         CROSS JOIN LATERAL (
+            SELECT i.type FROM unnest(ARRAY[t.typelem, t.typbasetype]) AS i(type) WHERE i.type <> 0
+            UNION ALL
+            SELECT a.atttypid FROM pg_attribute AS a
+             WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+         ) AS part
+    )
+    SELECT u.name, u.type::regtype, t.typowner,
+           t.typowner <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = target)
+           AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = t.typowner AND r.rolsuper)
+      FROM used AS u JOIN pg_type AS t ON t.oid = u.type
 $$;
 
 -- The one statement of an attachment. `called`, `new_rows` and `old_rows` are SQL for TG_OP, for the
@@ -136,9 +163,15 @@ AS $$
                     (a.spec->>'table') || '.inserted|updated|deleted'),
            a.spec->>'payload', a.spec->>'condition', pg_get_userbyid(a.owner)::text, a.function,
            CASE WHEN a.target IS NULL
-                THEN 'its table is gone; SELECT agent_events_detach(NULL) drops the function'
+                THEN 'no trigger calls it: its table is gone, or its triggers;'
+                     ' SELECT agent_events_detach(NULL) drops the function'
                 WHEN a.owner <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = a.target)
-                THEN 'the table has another owner now, who should detach, and attach again'
+                THEN 'its statements fail: the table has another owner, who should detach, and attach again'
+                WHEN EXISTS (SELECT FROM @schema@.agent_events_attach_types(a.target) AS t WHERE t.foreign_owner)
+                THEN (SELECT format('column %s has the type %s, which belongs to %s, whose casts run as %s;'
+                                    ' another owner for the type, or detach',
+                                    t.name, t.type, pg_get_userbyid(t.owner), pg_get_userbyid(a.owner))
+                        FROM @schema@.agent_events_attach_types(a.target) AS t WHERE t.foreign_owner LIMIT 1)
                 WHEN a.disabled
                 THEN format('disabled; ALTER TABLE %s ENABLE TRIGGER USER', a.target)
                 WHEN NOT a.operations @> ARRAY(SELECT jsonb_array_elements_text(a.spec->'operations'))

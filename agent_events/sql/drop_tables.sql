@@ -6,7 +6,8 @@ DO $drop_tables$
 DECLARE
     events bigint := (SELECT count(*) FROM @schema@.agent_events);
 BEGIN
-    IF (SELECT bus.taken_over FROM @schema@.agent_event_bus AS bus) THEN
+    -- By way of JSON: a ledger that an earlier checkout made has no such column.
+    IF (SELECT (to_jsonb(bus)->>'taken_over')::boolean FROM @schema@.agent_event_bus AS bus) THEN
         RAISE WARNING 'agent_events: dropped the ledger, and with it the order of % events, which stay', events;
         ALTER TABLE @schema@.agent_events DROP COLUMN tx;
         ALTER TABLE @schema@.agent_events DROP CONSTRAINT IF EXISTS agent_events_event_type_length;

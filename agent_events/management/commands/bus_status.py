@@ -9,11 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from agent_events.database import log_dsn
 from agent_events.errors import WrongDatabase
 from agent_events.facts import BOUND, Prepared, Session, Status
+from agent_events.management.base import LogCommand
 from agent_events.problems import Problem, problems_of
 from agent_events.status import gather
 
@@ -23,7 +24,7 @@ PATIENCE_S = 1.5
 """Events that wait are looked at again after this time: somebody may just have been slow."""
 
 
-class Command(BaseCommand):
+class Command(LogCommand):
     """Looks once, tells, and exits: 0 all is well, 1 something is wrong, 2 there is no bus."""
 
     help = (
@@ -52,8 +53,6 @@ class Command(BaseCommand):
         problems = problems_of(status)
         if options["json"]:
             self.stdout.write(as_json(status, problems))
-        elif status.setup is None:
-            self.stdout.write(self.style.ERROR(problems[0].message))
         else:
             self._tell(status, problems)
         if any(problem.code in NO_BUS_CODES for problem in problems):
@@ -67,6 +66,8 @@ class Command(BaseCommand):
             self.stdout.write(f"    {problem.hint}")
         if not problems:
             self.stdout.write(self.style.SUCCESS("Nothing is wrong."))
+        if status.setup is None:
+            return
         self.stdout.write("")
         for name, text in lines(status):
             self.stdout.write(f"{name:<14}{text}")

@@ -5,13 +5,14 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import router, transaction
 
+from agent_events.management.base import LogCommand
 from agent_events.models import Membership, Tenant
 
 
-class Command(BaseCommand):
+class Command(LogCommand):
     """Makes a tenant and its members, and prints the tenant's id. Safe to run again."""
 
     help = "Create a tenant (if it does not exist), add members to it, and print its id."
@@ -30,22 +31,35 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Makes what is missing, all or nothing."""
+        name, wanted = _checked(options["name"]), options["id"]
         users = get_user_model()._default_manager
         alias = router.db_for_write(Tenant)
         with transaction.atomic(using=alias):
             members = []
-            for name in options["member"]:
-                user = users.filter(**{users.model.USERNAME_FIELD: name}).first()
+            for member in options["member"]:
+                user = users.filter(**{users.model.USERNAME_FIELD: member}).first()
                 if user is None:
                     raise CommandError(
-                        f"There is no user {name!r}. Make one first: manage.py createsuperuser, "
+                        f"There is no user {member!r}. Make one first: manage.py createsuperuser, "
                         "or in the admin."
                     )
                 members.append(user)
-            wanted = {"id": options["id"]} if options["id"] else {}
-            tenant, _ = Tenant.objects.get_or_create(name=options["name"], defaults=wanted)
-            if options["id"] and tenant.id != options["id"]:
+            other = Tenant.objects.filter(id=wanted).exclude(name=name).first()
+            if other is not None:
+                raise CommandError(f"The id is that of tenant {other.name!r}.")
+            defaults = {"id": wanted} if wanted else {}
+            tenant, _ = Tenant.objects.get_or_create(name=name, defaults=defaults)
+            if wanted and tenant.id != wanted:
                 raise CommandError(f"The tenant {tenant.name!r} exists with the id {tenant.id}.")
             for user in members:
                 Membership.objects.get_or_create(tenant=tenant, user=user)
         self.stdout.write(str(tenant.id))
+
+
+def _checked(name: str) -> str:
+    longest = Tenant._meta.get_field("name").max_length or 0
+    # (Bytes that are no UTF-8 come from a shell as halves of surrogate pairs.)
+    halves = any("\ud800" <= character <= "\udfff" for character in name)
+    if not name.strip() or len(name) > longest or halves:
+        raise CommandError(f"The name must be text of 1 to {longest} characters.")
+    return name

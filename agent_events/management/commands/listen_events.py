@@ -7,13 +7,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings as django_settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils.module_loading import import_string
 
 from agent_events.access import Principal
 from agent_events.bus import Bus, current_bus, layer_is_shared
 from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
+from agent_events.management.base import LogCommand
 from agent_events.subscriber import Kind
 from agent_events.terminal import line
 from agent_events.window import Tenants
@@ -24,7 +25,7 @@ _WORDS = {
 }
 
 
-class Command(BaseCommand):
+class Command(LogCommand):
     """The worker: sequences, feeds a shared layer, tails, and serves if asked to."""
 
     help = "Pass events from PostgreSQL to the channel layer, and print them as they come."

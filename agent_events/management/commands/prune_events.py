@@ -1,25 +1,26 @@
 """`manage.py prune_events --older-than 7d [--dry-run]`."""
 
-import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, OutputWrapper
-from django.db import Error
+from django.core.management.base import CommandError, OutputWrapper
 
 from agent_events import retention
 from agent_events.errors import InvalidAge
 from agent_events.facts import FAULTS
+from agent_events.management.base import LogCommand
 from agent_events.mending import fault
 
 BAR_WIDTH = 30
-INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+MOST_STEP = 2**31 - 1
+LONGEST_PAUSE_S = 86_400.0
 
 
-class Command(BaseCommand):
+class Command(LogCommand):
     """Deletes old events, in steps; may be interrupted and run again at any time."""
 
     help = "Delete the events of batches that were closed longer ago than --older-than."
+    stopped = "Stopped. Nothing was deleted."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The arguments."""
@@ -49,8 +50,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Deletes what is due, or says how much that is."""
-        if options["step"] < 1 or options["pause"] < 0:
-            raise CommandError("--step takes 1 or more, --pause 0 or more.")
+        if not 1 <= options["step"] <= MOST_STEP:
+            raise CommandError(f"--step takes 1 to {MOST_STEP:,} events; got {options['step']}.")
+        if not 0 <= options["pause"] <= LONGEST_PAUSE_S:  # which NaN is not either
+            raise CommandError(
+                f"--pause takes 0 to {LONGEST_PAUSE_S:,.0f} seconds; got {options['pause']}."
+            )
         try:
             age = retention.parse_age(options["older_than"])
             if found := fault():
@@ -66,8 +71,6 @@ class Command(BaseCommand):
             self._run(steps, due)
         except InvalidAge as error:
             raise CommandError(f"--older-than: {error}") from error
-        except Error as error:
-            raise CommandError(str(error).strip()) from error
 
     def _run(self, steps: Any, due: retention.Prunable) -> None:
         progress = _Progress(self.stdout, due.events)
@@ -79,10 +82,9 @@ class Command(BaseCommand):
                 progress.show(events)
         except KeyboardInterrupt:
             progress.end()
-            self.stdout.write(
+            self.interrupted(
                 f"Stopped after {_amount(events, batches)}. Run it again to go on from there."
             )
-            sys.exit(INTERRUPTED)
         progress.end()
         self.stdout.write(f"Deleted {_amount(events, batches)}.")
 

@@ -4,16 +4,18 @@ import json
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from agent_events.errors import InvalidEvent
+from agent_events.management.base import LogCommand
 from agent_events.publishing import publish
 
 
-class Command(BaseCommand):
+class Command(LogCommand):
     """Writes one event and prints its id."""
 
     help = "Write one event to the log, and print its id."
+    stopped = "Stopped. Where no id was printed the event may be written or not."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The arguments."""
