@@ -43,13 +43,13 @@ def refused(*command: str) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("command", [PUBLISH, CREATE, PRUNE, MEND, LISTEN], ids=lambda c: c[0])
-def test_a_database_that_is_away_is_said_in_a_sentence(command: list[str]) -> None:
+def test_a_database_that_is_away_is_said_in_a_sentence() -> None:
     with django_on(f"postgresql://me:s3cret@127.0.0.1:{free_port()}/x"):
-        told = refused(*command)
-    assert told.startswith("The database is away.")
-    assert "refused" in told
-    assert "s3cret" not in told
+        for command in (PUBLISH, CREATE, PRUNE, MEND):  # (listen_events waits for it)
+            told = refused(*command)
+            assert told.startswith("The database is away."), command
+            assert "refused" in told
+            assert "s3cret" not in told
 
 
 def test_a_database_that_is_not_migrated_is_said_in_a_sentence(dsn: str, connect: Connect) -> None:

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -24,6 +25,7 @@ from agent_events.subscriber import Kind
 from project.simulation import tenant_id, tenant_name
 from tests.support import Server, login, make_tenant, make_user, manage
 from tests.support.database import ROOT
+from tests.support.streams import event_stream
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,6 +35,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LEDGER = ROOT / "docs" / "ledger.md"
 SQL = ROOT / "docs" / "sql.md"
 RETENTION = ROOT / "docs" / "retention.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 RELIABILITY = ROOT / "docs" / "reliability.md"
 DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = ROOT / "agent_events"
@@ -71,9 +74,14 @@ def named_first(text: str) -> list[str]:
 
 
 def test_every_setting_is_in_the_table_with_its_default_and_no_other() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", section(README, "## Settings"), re.M)
-    documented = {name: ast.literal_eval(default) for name, default in rows}
+    all_of_them, shown = (
+        re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \| (.*) \|$", text, re.M)
+        for text in (SETTINGS.read_text(), section(README, "## Settings"))
+    )
+    documented = {name: ast.literal_eval(default) for name, default, _ in all_of_them}
     assert documented == {field.name.upper(): field.default for field in fields(Settings)}
+    assert len(shown) == 3
+    assert set(shown) < set(all_of_them)
 
 
 def test_every_command_is_in_the_table_and_no_other() -> None:
@@ -120,7 +128,7 @@ def test_every_module_has_its_place_and_imports_only_from_its_floor_and_those_ab
 
 def test_every_frame_and_every_close_code_is_in_the_tables() -> None:
     frames = {kind.value for kind in Kind} | {"hello", "part", "error", "ack", "filter"}
-    assert set(named_first(section(README, "### WebSocket"))) == frames
+    assert set(re.findall(r"`(\w+)`", section(README, "### WebSocket"))) < frames
     websocket = section(ARCHITECTURE, "### WebSocket")
     assert set(named_first(websocket)) == frames
     codes = {value for value in vars(consumers).values() if isinstance(value, int)}
@@ -204,6 +212,27 @@ def test_the_readmes_sql_runs(connect: Callable[..., psycopg.Connection[Any]]) -
         producer.execute("RESET ROLE")
         producer.execute("DROP OWNED BY my_agents")
         producer.execute("DROP ROLE my_agents")
+
+
+def test_what_is_to_be_done_at_3_am_gets_us_out_of_the_way(
+    connect: Callable[..., psycopg.Connection[Any]],
+) -> None:
+    owner, listener = connect(), connect()
+    owner.execute("CREATE TABLE calls (id bigint PRIMARY KEY, tenant_id uuid, agent_id uuid)")
+    (attach,), (cures,) = blocks_of(README, "attach"), blocks_of(README, "cures")
+    owner.execute(attach.encode())
+    owner.execute("ALTER TABLE calls RENAME COLUMN agent_id TO agent")
+    write = "INSERT INTO calls SELECT 1, %s, gen_random_uuid()"
+    with pytest.raises(psycopg.Error) as failed:
+        owner.execute(write, [TENANT])
+    assert "agent_events_on_calls" in str(failed.value)
+    listener.execute("LISTEN agent_events")
+    for statement in statements(cures):
+        owner.execute(statement.encode())
+    owner.execute(write, [TENANT])
+    owner.execute(blocks_of(README, "sql")[0].encode())
+    assert list(listener.notifies(timeout=0.2)) == []
+    assert owner.execute("SELECT rows FROM agent_events_append()").fetchone() == (1,)
 
 
 def test_the_sql_page_runs_with_the_rights_that_it_names(
@@ -369,6 +398,24 @@ def test_the_curl_lines_sign_in_and_watch(
                 pytest.fail("the stream ended without the event")
         finally:
             os.killpg(watching.pid, signal.SIGTERM)
+
+
+def test_an_open_stream_outlives_its_viewers_access_until_the_web_process_restarts(
+    dsn: str, server: Callable[..., Server], connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    make_tenant(dsn, "Harbour Support", id=tenant_id(tenant_name(0)))
+    make_user(dsn, "demo", tenants=[TENANT])
+    running, admin = server(), connect()
+    cookies = login(running, "demo")
+    with event_stream(running, cookies) as stream:
+        assert any(name == "live" for name, _ in stream.messages())
+        admin.execute("DELETE FROM agent_events_membership")
+        admin.execute(blocks_of(README, "sql")[0].encode())
+        assert len(stream.events(1)) == 1
+        running.restart()
+    for query in ("", f"tenant={TENANT}"):
+        url = f"{running.url}/api/agents/stream?{query}"
+        assert httpx.get(url, cookies=cookies).status_code in (400, 404)
 
 
 def test_the_websocket_client_shows_events_and_resumes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -17,7 +18,9 @@ import httpx
 import psycopg
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from agent_events import history
 from agent_events.position import Cursor, Position
@@ -25,6 +28,7 @@ from tests.conftest import Connect
 from tests.support import Server, cookie_header, free_port, login, make_tenant, make_user
 from tests.support.django_log import django_on
 from tests.support.oracle import Oracle
+from tests.support.roles import temporary_role
 from tests.support.streams import insert
 from tests.test_docs import README, TENANT, blocks_of, section
 
@@ -382,6 +386,16 @@ def test_another_tenants_events_look_like_none(dsn: str, connect: Connect, djang
     assert len({answer.content for answer in alone}) == 1
     assert get(client, f"{EVENTS}/{own}")["id"] == own
 
+    def fetched(id_: int) -> list[Any]:
+        with CaptureQueriesContext(connection) as asked:
+            client.get(f"{EVENTS}/{id_}")
+        (query,) = (one["sql"] for one in asked if "agent_events_batch_of" in one["sql"])
+        return connect().execute(query.encode()).fetchall()
+
+    # Nothing of it leaves the database: how long that takes would tell that it is there.
+    assert len(fetched(own)) == 1
+    assert fetched(secret) == fetched(secret + 100) == []
+
     both = member_of(mine, theirs)
     answer = both.get(EVENTS)
     assert answer.status_code == 400
@@ -441,6 +455,52 @@ def test_links_stay_below_the_sites_prefix_and_repeat_what_was_asked(
     assert link.startswith(f"/below{EVENTS}?tenant={TENANTS[0]}&type=tool.%C3%A9%2A&order=desc&")
     assert "secret" not in link
     assert re.fullmatch(r'</below/[!-~]+>; rel="next"', answer["Link"])
+
+
+def test_a_link_header_that_proxies_would_refuse_is_left_out(
+    connect: Connect, root: Client
+) -> None:
+    made = [put(connect(), TENANTS[0]) for _ in range(2)]
+    for others, given in ((0, True), (60, False)):
+        asked = [TENANTS[0], *(str(uuid.UUID(int=100 + n)) for n in range(others))]
+        answer = root.get(EVENTS, {"tenant": asked, "limit": 1})
+        assert ("Link" in answer) is given
+        assert sum(len(name) + len(value) + 4 for name, value in answer.items()) < 4_000
+        assert ids(get(root, answer.json()["next"])) == made[:1]
+
+
+def told(client: Client) -> list[str]:
+    """What the page, the history and an event say in place of what they would show, with a 503."""
+    said = []
+    for url in ("/", EVENTS, f"{EVENTS}/1", f"{EVENTS}/12345"):
+        answer = client.get(url)
+        assert (answer.status_code, answer["Cache-Control"]) == (503, "no-store"), answer.content
+        said.append(html.unescape(answer.content.decode()))
+        if url == "/":
+            assert answer["Content-Type"].startswith("text/html")
+            assert "default-src 'self'" in answer["Content-Security-Policy"]
+            assert '<link rel="stylesheet"' in said[0]
+            assert "root" not in said[0]  # who asks takes the database
+        else:
+            assert set(json.loads(answer.content)) == {"error"}
+    return said
+
+
+def test_what_is_wrong_with_the_database_is_said_by_the_page_and_the_history(
+    dsn: str, connect: Connect, root: Client
+) -> None:
+    put(connect(), TENANTS[0])
+    with temporary_role(dsn) as role:
+        admin = connect()
+        admin.execute(f"ALTER ROLE {role} LOGIN PASSWORD 'x'")
+        admin.execute(f"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+        admin.execute(f"REVOKE SELECT ON agent_events FROM {role}")
+        with django_on(f"postgresql://{role}:x@{dsn.split('@')[1]}"):
+            assert all("lacks a right: manage.py bus_status" in said for said in told(root))
+    with elsewhere():
+        assert all("The database is away." in said for said in told(root))
+    connect().execute("DELETE FROM agent_event_batches")
+    assert all("the ledger must be mended: manage.py mend_events" in said for said in told(root))
 
 
 def test_while_the_database_is_away_the_answer_says_so(root: Client) -> None:

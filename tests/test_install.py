@@ -173,6 +173,21 @@ def test_the_document_leads_to_an_event_on_the_page_and_on_the_stream(
                 assert httpx.get(server.url + module[1]).status_code == 200
 
 
+def test_in_development_asgi_py_can_serve_the_static_files(
+    copied: Callable[[], tuple[Site, str]], tmp_path: Path
+) -> None:
+    site, _ = copied()
+    with running(site, DAPHNE, tmp_path) as server:
+        style = "/static/agent_events/base.css"
+        assert httpx.get(server.url + style).status_code == 404
+        server.stop()
+        site.follow("## See an event")
+        server.start()
+        assert httpx.get(server.url + style).status_code == 200
+        cookies = login(server, "admin", "change-me", path=SIGN_IN)
+        assert hello(f"{server.ws_url}/ws/agents/stream", cookies, server.url)
+
+
 def test_checks_find_nothing_wrong_with_what_the_document_made(
     installed: tuple[Site, str],
 ) -> None:

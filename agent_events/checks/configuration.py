@@ -35,7 +35,7 @@ def settings(**kwargs: Any) -> Iterator[CheckMessage]:
     except ImproperlyConfigured as error:
         yield Error(
             str(error),
-            hint='README.md, "Settings", lists the keys. Every one may be left out.',
+            hint="docs/settings.md lists the keys. Every one may be left out.",
             id="agent_events.E001",
         )
         return

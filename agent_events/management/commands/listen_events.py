@@ -14,7 +14,7 @@ from agent_events.access import Principal
 from agent_events.bus import Bus, current_bus, layer_is_shared
 from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
-from agent_events.management.base import LogCommand
+from agent_events.management.base import LogCommand, in_words
 from agent_events.subscriber import Kind
 from agent_events.terminal import line
 from agent_events.window import Tenants
@@ -120,7 +120,7 @@ class Command(LogCommand):
                 await self._tail(current_bus(everything=self.shared))
             except Exception as error:
                 server.stop()
-                raise CommandError(str(error)) from error
+                raise CommandError(in_words(error)) from error
 
         def ready() -> None:
             self.stderr.write(f"Serving http://{host}:{port}/")

@@ -73,6 +73,7 @@ class Command(LogCommand):
             raise CommandError(f"--older-than: {error}") from error
 
     def _run(self, steps: Any, due: retention.Prunable) -> None:
+        self.stopped = "Stopped. Run it again to go on from there."
         progress = _Progress(self.stdout, due.events)
         events = batches = 0
         try:
