@@ -122,6 +122,7 @@ class Log:
             kwargs={**CONNECT, "application_name": "agent_events log"},
             configure=self._remember,
             reconnect_timeout=settings.query_timeout_s,
+            timeout=2 * settings.query_timeout_s,
             name=_POOL,
             open=False,
         )

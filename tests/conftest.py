@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,10 @@ from tests.support.database import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+# A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = bool(os.environ.get("AGENT_EVENTS_REQUIRE_ALL"))
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -400,7 +401,7 @@ def test_the_list_says_what_is_attached_and_what_no_longer_works(owner: Connecti
 def test_a_table_that_moved_is_attached_again_and_leaves_no_function_behind(
     owner: Connection,
 ) -> None:
-    owner.execute("CREATE SCHEMA archive; CREATE TABLE archive.calls (LIKE calls INCLUDING ALL)")
+    owner.execute("CREATE SCHEMA archive; CREATE TABLE archive.calls (LIKE calls)")
     attach(owner, payload="1")
     attach(owner, "archive.calls", payload="2")
     owner.execute("ALTER TABLE archive.calls RENAME TO older; ALTER TABLE calls SET SCHEMA archive")
@@ -425,7 +426,10 @@ def test_a_json_column_in_the_payload_is_told_when_attaching(owner: Connection) 
     assert [line.partition(" of ")[0][-5:] for line in said] == ["given", "given", " more"]
     assert "is json: a statement that writes what jsonb cannot hold" in said[0]
     with pytest.raises(errors.UntranslatableCharacter):
-        owner.execute('INSERT INTO calls (given) SELECT $${"a": "\\u0000"}$$')
+        owner.execute(
+            "INSERT INTO calls (tenant_id, agent_id, given) VALUES (%s, %s, %s)",
+            [TENANT, AGENT, r'{"a": "\u0000"}'],
+        )
 
 
 def test_detach_takes_one_or_all_and_may_be_repeated(owner: Connection) -> None:
@@ -490,12 +494,12 @@ def roles(dsn: str, connect: Connect) -> Iterator[Callable[[], Connection]]:
         return connection
 
     yield make
-    # Together: what one of them has may hang on what another one has.
+    # All before the first goes: what one of them has may hang on what another one has.
     names = [me(connection) for _, connection in made]
     for _, connection in made:
         connection.close()
-    if names:
-        connect().execute(f"DROP OWNED BY {', '.join(names)} CASCADE")
+    for name in names:
+        connect().execute(f"DROP OWNED BY {name} CASCADE")
     for role, _ in made:
         role.__exit__(None, None, None)
 
@@ -595,7 +599,9 @@ def test_a_new_owner_of_the_table_runs_nothing_as_the_old_one_and_may_attach_ane
     attach(owner)
     owner.execute(f"ALTER TABLE calls OWNER TO {me(heir)}")
     heir.execute(f"ALTER TABLE calls ADD odd {schema}.odd")
-    with pytest.raises(errors.InsufficientPrivilege, match="does not belong to agent_ev") as failed:
+    with pytest.raises(
+        errors.InsufficientPrivilege, match=f"does not belong to {me(owner)}"
+    ) as failed:
         heir.execute(ADD.replace("status", "odd"), [TENANT, AGENT, "a"])
     hint = "As the owner of the table: agent_events_detach, then agent_events_attach."
     assert failed.value.diag.message_hint == hint
@@ -605,7 +611,7 @@ def test_a_new_owner_of_the_table_runs_nothing_as_the_old_one_and_may_attach_ane
 
     said = notices(heir)
     assert heir.execute("SELECT agent_events_detach('calls')").fetchone() == (1,)
-    assert "agent_events_on_calls() is agent_events's, and stays; it does nothing" in said[0]
+    assert f"agent_events_on_calls() is {me(owner)}'s, and stays; it does nothing" in said[0]
     allow(owner, heir)
     attach(heir)
     heir.execute(ADD.replace("status", "odd"), [TENANT, AGENT, "a"])
@@ -614,6 +620,57 @@ def test_a_new_owner_of_the_table_runs_nothing_as_the_old_one_and_may_attach_ane
     assert heir.execute(f"TABLE {schema}.ran_as").fetchall() == [(me(heir),)]
     assert owner.execute("SELECT agent_events_detach(NULL)").fetchone() == (1,)
     assert problems(heir) == [("calls", "events", None)]
+
+
+def test_all_that_a_role_owns_may_be_reassigned_and_events_go_on(
+    owner: Connection, roles: Callable[[], Connection]
+) -> None:
+    maker, heir = roles(), roles()
+    owner.execute(f"ALTER TABLE calls OWNER TO {me(maker)}")
+    for role in (maker, heir):
+        allow(owner, role)
+    attach(maker, payload="current_user")
+    owner.execute(f"REASSIGN OWNED BY {me(maker)} TO {me(heir)}")
+    owner.execute(ADD, [TENANT, AGENT, "new"])
+    assert events(owner) == [("calls.inserted", me(heir))]
+    assert problems(heir) == [("calls", "events", None)]
+
+
+def test_a_snapshot_from_before_the_change_of_owner_lends_nothing_either(
+    owner: Connection, connect: Connect, roles: Callable[[], Connection]
+) -> None:
+    heir = roles()
+    schema = evil(owner, heir)
+    attach(owner)
+    with closing(connect()) as before:
+        before.execute(f"SET ROLE {me(heir)}; BEGIN ISOLATION LEVEL REPEATABLE READ; TABLE pg_am")
+        owner.execute(f"ALTER TABLE calls OWNER TO {me(heir)}")
+        heir.execute(f"ALTER TABLE calls ADD odd {schema}.odd")
+        with pytest.raises(errors.SerializationFailure, match="calls was altered after this trans"):
+            before.execute(ADD.replace("status", "odd"), [TENANT, AGENT, "a"])
+    assert heir.execute(f"TABLE {schema}.ran_as").fetchall() == []
+
+
+def test_a_transaction_that_keeps_its_snapshot_writes_events_as_any_other(
+    owner: Connection, connect: Connect
+) -> None:
+    attach(owner, payload="status")
+    pin = connect(autocommit=False)
+    pin.execute("SELECT pg_current_xact_id()")  # holds every snapshot's xmin below what follows
+    with owner.transaction(force_rollback=True):
+        owner.execute(
+            "ALTER TABLE calls ADD later int"
+        )  # leaves its mark, though it came to nothing
+    for level in ("REPEATABLE READ", "SERIALIZABLE"):
+        other = connect()
+        other.execute(f"BEGIN ISOLATION LEVEL {level}; TABLE pg_am")
+        other.execute(ADD, [TENANT, AGENT, "kept"])
+        other.execute("SAVEPOINT s; ALTER TABLE calls ADD later int; ROLLBACK TO s")
+        other.execute(ADD, [TENANT, AGENT, "kept"])
+        other.execute("ALTER TABLE calls ADD IF NOT EXISTS own int")
+        other.execute(ADD, [TENANT, AGENT, "kept"])
+        other.execute("COMMIT")
+    assert events(owner) == [("calls.inserted", "kept")] * 6
 
 
 def test_a_right_on_the_trigger_function_is_taken_away_and_writes_nothing_while_it_is_there(
@@ -627,12 +684,14 @@ def test_a_right_on_the_trigger_function_is_taken_away_and_writes_nothing_while_
         f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {me(other)} WITH GRANT OPTION"
     )
     attach(maker)
+    maker.execute(f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM {me(other)}")
     may = f"SELECT has_function_privilege('{me(other)}', 'agent_events_on_calls()', 'EXECUTE')"
     assert owner.execute(may).fetchone() == (False,)
 
     maker.execute(f"GRANT EXECUTE ON FUNCTION agent_events_on_calls() TO {me(other)}")
     other.execute(
-        f"CREATE TABLE {schema}.mine (LIKE calls); ALTER TABLE {schema}.mine ADD o {schema}.odd"
+        f"CREATE TABLE {schema}.mine"
+        f" (id bigint, tenant_id uuid, agent_id uuid, status text, o {schema}.odd)"
     )
     other.execute(
         f"CREATE TRIGGER forge AFTER INSERT ON {schema}.mine"
@@ -640,7 +699,7 @@ def test_a_right_on_the_trigger_function_is_taken_away_and_writes_nothing_while_
         " FOR EACH STATEMENT EXECUTE FUNCTION agent_events_on_calls()"
     )
     with pytest.raises(errors.InsufficientPrivilege, match="mine does not belong to role_"):
-        other.execute(f"INSERT INTO {schema}.mine (id, o) VALUES (1, 'a')")
+        other.execute(f"INSERT INTO {schema}.mine VALUES (1, %s, %s, 'x', 'a')", [TENANT, AGENT])
     assert other.execute(f"TABLE {schema}.ran_as").fetchall() == []
     maker.execute(ADD, [TENANT, AGENT, "new"])
     assert len(events(owner)) == 1
@@ -649,7 +708,7 @@ def test_a_right_on_the_trigger_function_is_taken_away_and_writes_nothing_while_
     said = notices(maker)
     assert maker.execute("SELECT agent_events_detach('calls')").fetchone() == (1,)
     assert said == [
-        "agent_events_detach: the function agent_events_on_calls() stays: "
+        "agent_events_detach: the function public.agent_events_on_calls() stays: "
         f"triggers use it on {schema}.mine"
     ]
     maker.execute(ADD, [TENANT, AGENT, "new"])

@@ -100,7 +100,7 @@ class Watch:
         assert not stored & self.load.rolled_back
         for follower in self.followers:
             assert follower.seen == expected
-            assert not follower.kinds & {"reset", "truncated", "error"}
+            assert not follower.kinds & {"reset", "truncated"}
 
 
 @asynccontextmanager

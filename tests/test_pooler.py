@@ -40,6 +40,17 @@ async def test_in_transaction_mode_all_is_delivered_by_polling_and_said_once_wit
         # Two processes whose sessions the pooler hands to one another, and producers likewise.
         running = [server(env={"DATABASE_URL": through}) for _ in range(2)]
         cookies = login(running[0], "ann")
+        for process in running:
+            async with websocket(process, cookies) as socket:
+                await socket.until("live")
+            await asyncio.to_thread(
+                wait_until, lambda p=process: SAID in p.log(), 10, "it to say that it is deaf"
+            )
+        # All of the pooler's sessions at once: whose is which, nobody knows.
+        with ExitStack() as stack:
+            held = [stack.enter_context(psycopg.connect(through)) for _ in range(15)]
+            channels = "SELECT pg_listening_channels()"
+            assert [session.execute(channels).fetchall() for session in held] == [[]] * 15
         load = Load(through, tenant, rounds=60)
         database = connect()
 
@@ -56,11 +67,6 @@ async def test_in_transaction_mode_all_is_delivered_by_polling_and_said_once_wit
         for process in running:
             assert process.log().count(SAID) == 1, process.log()
         assert one(database, LOCKS) == 0, "a pooler would keep it for somebody else"
-        # All of the pooler's sessions at once: whose is which, nobody knows.
-        with ExitStack() as stack:
-            held = [stack.enter_context(psycopg.connect(through)) for _ in range(15)]
-            channels = "SELECT pg_listening_channels()"
-            assert [session.execute(channels).fetchall() for session in held] == [[]] * 15
         leaked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%idle_session_timeout%'"
         assert one(database, leaked) == 1, "but for this query itself"
 

@@ -419,8 +419,6 @@ def test_the_command_tells_interrupts_and_goes_on(dsn: str, connect: Connect) ->
     options: dict[str, Any] = {
         "cwd": ROOT,
         "env": {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1"},
-        # (A shell that runs the tests in its background has them ignore it.)
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     }
     # Ctrl-C, at a terminal.
     at_it = {"stdin": inside, "stdout": inside, "stderr": inside}

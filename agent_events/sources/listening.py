@@ -9,6 +9,7 @@ it hears nothing; then it polls, and leaves no trace in sessions that are others
 import asyncio
 import secrets
 import time
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import psycopg
@@ -38,9 +39,8 @@ _LISTEN = f"""
     LISTEN {DOORBELL_CHANNEL};
     LISTEN {BATCH_CHANNEL}
 """
-_UNLISTEN = "SELECT pg_backend_pid(); UNLISTEN *"
-UNLISTEN_TRIES = 20
-"""A pooler hands out its sessions as it likes: how often the one that listens is asked for."""
+MOST_SESSIONS = 10
+"""A pooler hands out its sessions as it likes: how many are looked at for the one that listens."""
 
 # For this session alone; `row_security`: hidden rows then raise, in place of being lost.
 _SESSION = """
@@ -100,7 +100,7 @@ class ListeningConnection:
                 doorbell = Doorbell.DEAF  # a pooler, in which mode nobody knows
             with severed_after(bus, settings.query_timeout_s):
                 if doorbell is Doorbell.DEAF:
-                    await _unlisten(bus, pid)
+                    await _unlisten(dsn, pid)
                 else:
                     idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
                     await bus.execute(_SESSION, (str(idle_ms),))
@@ -218,12 +218,19 @@ class ListeningConnection:
         return Wake(rung, announced, polled)
 
 
-async def _unlisten(bus: AsyncConnection[TupleRow], pid: int) -> None:
-    """Has the pooler's session `pid` listen no more: its notifications are nobody's."""
-    for _ in range(UNLISTEN_TRIES):
-        row = await (await bus.execute(_UNLISTEN)).fetchone()
-        if row is not None and row[0] == pid:
-            return
+async def _unlisten(dsn: str, pid: int) -> None:
+    """Has the pooler's session `pid` listen no more: its notifications are nobody's.
+
+    Each transaction keeps the session that it was given, so the next one is given another.
+    """
+    async with AsyncExitStack() as sessions:
+        for _ in range(MOST_SESSIONS):
+            other = await AsyncConnection.connect(dsn, **{**CONNECT, "autocommit": False})
+            await sessions.enter_async_context(other)
+            row = await (await other.execute("SELECT pg_backend_pid()")).fetchone()
+            if row is not None and row[0] == pid:
+                await other.execute("UNLISTEN *")
+                return
 
 
 async def _try_doorbell(bus: AsyncConnection[TupleRow], log: Log) -> Doorbell:

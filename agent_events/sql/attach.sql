@@ -276,8 +276,18 @@ BEGIN
         kind.nspname, made,
         format(E'-- agent_events_attach %s\n#variable_conflict use_column\nBEGIN\n'
                -- Whoever owns the table decides what runs below, by the types of its columns.
-               '    IF (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = TG_RELID)\n'
-               '        IS DISTINCT FROM current_user THEN\n'
+               -- (A transaction that keeps its snapshot may see an owner that is none any more. Then the row
+               -- that it sees bears the transaction that changed it, which the snapshot has not seen.)
+               '    IF current_setting(''transaction_isolation'') IN (''repeatable read'', ''serializable'') AND EXISTS (\n'
+               '        SELECT FROM pg_class AS c, pg_snapshot_xmin(pg_current_snapshot()) AS s(low)\n'
+               '         WHERE c.oid = TG_RELID AND CASE WHEN age(c.xmax) <= age(s.low::xid) THEN pg_xact_status(\n'
+               '               (s.low::text::bigint + age(s.low::xid) - age(c.xmax))::text::xid8) <> ''aborted'' END)\n'
+               '    THEN\n'
+               '        RAISE EXCEPTION ''agent_events: %% was altered after this transaction had begun'', TG_RELID::regclass\n'
+               '            USING ERRCODE = ''serialization_failure'', HINT = ''Do the transaction again.'';\n'
+               '    END IF;\n'
+               '    IF NOT EXISTS (SELECT FROM pg_class AS c\n'
+               '                    WHERE c.oid = TG_RELID AND pg_get_userbyid(c.relowner) = current_user) THEN\n'
                '        RAISE EXCEPTION ''agent_events: %% does not belong to %%, with whose rights its events would be written'',\n'
                '            TG_RELID::regclass, current_user\n'
                '            USING ERRCODE = ''insufficient_privilege'',\n'

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.management.base import CommandError
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from agent_events.access import Principal
@@ -52,6 +53,9 @@ class Command(LogCommand):
             everyone = Principal("operator", True, ())
             self.tenants: Tenants = everyone.choose(options["tenant"])
             self.shared = layer_is_shared(get_settings().channel_layer)
+            # A database that is not there is said at once; one that goes away later is waited for.
+            connections[get_settings().database].ensure_connection()
+            connections[get_settings().database].close()
             if options["serve"]:
                 self._serve(*_host_and_port(options["serve"]))
             else:
