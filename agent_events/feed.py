@@ -17,6 +17,7 @@ from agent_events.position import Cursor, Position, Verdict, judge
 from agent_events.subscriber import Subscriber
 from agent_events.tasks import end
 from agent_events.window import Tenants, Window
+from agent_events.wire import Event
 
 T = TypeVar("T")
 
@@ -57,8 +58,13 @@ class Topic:
             and (self.tenants is None or event.tenant_id in self.tenants)
         ]
         if events:
+            # Once for each filter: thousands of subscribers share a few.
+            wanted: dict[Filter, list[Event]] = {}
             for subscriber in self.subscribers:
-                subscriber.offer(self._since, self.head, events)
+                filter = subscriber.filter
+                if filter not in wanted:
+                    wanted[filter] = [e for e in events if filter.matches(e.agent_id, e.type)]
+                subscriber.offer(self._since, self.head, wanted[filter])
             self._since = self.head.position.batch
 
     def _begin(self, window: Window) -> None:

@@ -113,9 +113,8 @@ class Subscriber:
         self._head = head
         self._leave = leave
 
-    def offer(self, first: int, end: Cursor, events: list[Event]) -> None:
-        """The topic's slice of batches from `first` on, up to the cursor `end`."""
-        wanted = [e for e in events if self.filter.matches(e.agent_id, e.type)]
+    def offer(self, first: int, end: Cursor, wanted: list[Event]) -> None:
+        """The topic's slice of batches from `first` on, up to the cursor `end`: what it wants."""
         last = end.position.last_batch
         if not wanted and self._queue and not self._queue[-1].events:
             self._queue[-1].last, self._queue[-1].end = last, end
