@@ -241,11 +241,10 @@ async def test_a_client_frozen_inside_an_append(
     async with watched(dsn, server) as watch:
         client = connect(autocommit=False)
         pid = client.info.backend_pid
-        at = time.monotonic()
         # It may lose the race for the next batch some times.
         while client.execute("SELECT * FROM agent_events_append()").fetchone() is None:
             client.rollback()
-            at = time.monotonic()
+        at = time.monotonic()
         client.execute("SET LOCAL idle_in_transaction_session_timeout = 0" if busy else "SELECT 1")
         assert client.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
         assert watch.alive(pid)

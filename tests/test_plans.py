@@ -263,7 +263,7 @@ def test_a_page_of_history_touches_what_it_returns_or_stops(
 
 
 def test_one_event_and_the_newest_ones_are_found_by_an_index(looker: Looker) -> None:
-    done = looker.touched(lambda: history.one(ROWS // 2))
+    done = looker.touched(lambda: history.one(ROWS // 2, (TENANT,)))
     assert done.blocks < 100
     assert done.scans == []
     done = looker.touched(lambda: history.latest([TENANT]))
