@@ -29,6 +29,7 @@ from agent_events.errors import (
 from agent_events.filters import Filter
 from agent_events.requests import AWAY, say_could_not_begin, stream_request
 from agent_events.subscriber import Kind, Subscriber, Update
+from agent_events.tasks import end
 
 logger = logging.getLogger("agent_events")
 
@@ -121,8 +122,7 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             await super().__call__(scope, receive, send)
         finally:
             if self._pump is not None:
-                self._pump.cancel()
-                await asyncio.gather(self._pump, return_exceptions=True)
+                await end([self._pump])
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         """Accepts first: a refused handshake would hide from scripts why."""

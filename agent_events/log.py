@@ -24,12 +24,14 @@ RESET_GRACE_MS = 5 * 60 * 1000
 
 _MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 
+# RFC 3339; '' where Python has no such time.
+CREATED_SQL = """CASE WHEN isfinite(created_at)
+         THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') ELSE '' END"""
 # One row form for all: what `Event` takes, in its order.
 ENTRY_SQL = f"""
     batch, {_MS.format("closed_at")}, id,
     tenant_id::text, agent_id::text, event_type, payload::text,
-    CASE WHEN isfinite(created_at)
-         THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') ELSE '' END
+    {CREATED_SQL}
 """
 # A page, cut where its payloads become too many bytes (but for its first event); then its position
 # row, which counts how many events there were. `place` is the order in which the function returns.

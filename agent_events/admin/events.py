@@ -2,16 +2,14 @@
 
 from datetime import datetime
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
 from uuid import UUID
 
 import psycopg
 from django.contrib import admin
 from django.db import Error, transaction
-from django.db.models import F, Func, Model, QuerySet, TextField
+from django.db.models import F, Func, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -81,7 +79,7 @@ class AgentEventAdmin(ReadOnlyAdmin):
             return context
         asked = form.cleaned_data
         if asked["id"] is not None:
-            return HttpResponseRedirect(self._url("change", asked["id"]))
+            return HttpResponseRedirect(self.url("change", asked["id"]))
         try:
             with transaction.atomic(get_settings().database):
                 look = _look(asked)
@@ -97,9 +95,9 @@ class AgentEventAdmin(ReadOnlyAdmin):
         return context | {
             "rows": _rows(look),
             "waits": bool(look.waiting),
-            "newest": None if look.newer is None else self._list_url(**base),
-            "newer": look.newer and self._list_url(**base, after=look.newer),
-            "older": look.older and self._list_url(**base, before=look.older),
+            "newest": None if look.newer is None else self.list_url(**base),
+            "newer": look.newer and self.list_url(**base, after=look.newer),
+            "older": look.older and self.list_url(**base, before=look.older),
             "ended_at": ended and _short(looks.closed_at(ended)),
             "ended_batch": ended and ended.position.last_batch,
             "passed": f"{look.passed:,}" if look.passed else "",
@@ -120,33 +118,23 @@ class AgentEventAdmin(ReadOnlyAdmin):
         created = Cast("created_at", TextField())
         return events.defer("payload", "created_at").annotate(created_text=created)
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Model | None = None,
-    ) -> HttpResponse:
-        """With the ways on from this event."""
-        event: Any = obj
-        ways: list[tuple[Any, str]] = []
-        placed: Event | None = event.placed
-        if placed is not None:
-            here = {"around": placed.cursor}
-            ways = [
-                (_("Around it"), self._list_url(**here)),
-                (_("This tenant around it"), self._list_url(**here, tenant=event.tenant_id)),
-                (
-                    _("This agent around it"),
-                    self._list_url(**here, tenant=event.tenant_id, agent=event.agent_id),
-                ),
-            ]
-            if self.may_view(request, Batch):
-                ways.append((_("Its batch"), self._url("change", placed.batch, model=Batch)))
-        context = {**context, "ways": ways}
-        return super().render_change_form(request, context, add, change, form_url, obj)
+    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
+        """Its surroundings, and its batch."""
+        placed: Event | None = row.placed
+        if placed is None:
+            return []
+        here = {"around": placed.cursor}
+        ways: list[tuple[Any, str]] = [
+            (_("Around it"), self.list_url(**here)),
+            (_("This tenant around it"), self.list_url(**here, tenant=row.tenant_id)),
+            (
+                _("This agent around it"),
+                self.list_url(**here, tenant=row.tenant_id, agent=row.agent_id),
+            ),
+        ]
+        if self.may_view(request, Batch):
+            ways.append((_("Its batch"), self.url("change", placed.batch, model=Batch)))
+        return ways
 
     @admin.display(description=_("batch"))
     def place_text(self, event: Any) -> str:
@@ -181,15 +169,6 @@ class AgentEventAdmin(ReadOnlyAdmin):
         pretty = Func(F("payload"), function="jsonb_pretty", output_field=TextField())
         text = AgentEvent.objects.using(event._state.db).values_list(pretty).get(pk=event.pk)[0]
         return format_html('<pre class="payload">{}</pre>', text)
-
-    def _url(self, page: str, *args: Any, model: type[Model] = AgentEvent) -> str:
-        opts = model._meta
-        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
-        return reverse(name, args=args, current_app=self.admin_site.name)
-
-    def _list_url(self, **query: Any) -> str:
-        url = self._url("changelist")
-        return f"{url}?{urlencode(query)}" if query else url
 
 
 def _look(asked: dict[str, Any]) -> looks.Look:

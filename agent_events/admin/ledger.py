@@ -1,12 +1,9 @@
 """The ledger in the admin: which batches there are, when they were closed and what they hold."""
 
 from typing import Any
-from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db.models import Model
-from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -44,9 +41,9 @@ class BatchAdmin(ReadOnlyAdmin):
         look = ledger_looks.page(before=before, after=asked["after"] if before is None else None)
         return context | {
             "rows": look.rows,
-            "older": look.older is not None and self._list_url(before=look.older),
-            "newer": look.newer is not None and self._list_url(after=look.newer),
-            "newest": self._list_url() if look.newer is not None else None,
+            "older": look.older is not None and self.list_url(before=look.older),
+            "newer": look.newer is not None and self.list_url(after=look.newer),
+            "newest": self.list_url() if look.newer is not None else None,
         }
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
@@ -56,28 +53,13 @@ class BatchAdmin(ReadOnlyAdmin):
             found.row = ledger_looks.row_of(found)
         return found
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Model | None = None,
-    ) -> HttpResponse:
-        """With the ways on from this batch."""
-        batch: Any = obj
+    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
+        """Its events, and the batches before it."""
         ways: list[tuple[Any, str]] = []
-        if self.may_view(request, AgentEvent) and batch.row.events and not batch.row.pruned:
-            opts = AgentEvent._meta
-            url = reverse(
-                f"admin:{opts.app_label}_{opts.model_name}_changelist",
-                current_app=self.admin_site.name,
-            )
-            ways.append((_("Its events"), f"{url}?{urlencode({'batch': batch.n})}"))
-        ways.append((_("The ledger from here"), self._list_url(batch=batch.n)))
-        context = {**context, "ways": ways}
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        if self.may_view(request, AgentEvent) and row.row.events and not row.row.pruned:
+            ways.append((_("Its events"), self.list_url(AgentEvent, batch=row.n)))
+        ways.append((_("The ledger from here"), self.list_url(batch=row.n)))
+        return ways
 
     @admin.display(description=_("closed at"))
     def closed_at_text(self, batch: Any) -> str:
@@ -105,8 +87,3 @@ class BatchAdmin(ReadOnlyAdmin):
     def seen_text(self, batch: Batch) -> str:
         """As PostgreSQL writes it, `xmin:xmax:running`."""
         return str(batch.seen)
-
-    def _list_url(self, **query: Any) -> str:
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"
-        url = reverse(name, current_app=self.admin_site.name)
-        return f"{url}?{urlencode(query)}" if query else url

@@ -14,6 +14,7 @@ from django.db import connections
 from agent_events import history
 from agent_events.conf import get_settings
 from agent_events.filters import Filter
+from agent_events.log import CREATED_SQL
 from agent_events.models import Batch
 from agent_events.position import LATEST, Cursor, Position
 from agent_events.wire import Event
@@ -25,14 +26,10 @@ MOST_WAITING = 20
 WAITING_LOOKS = 200
 
 # By the primary key, or a tenant's by its index; without payloads, which may be of any size.
-_WAITING = """
-    SELECT e.id,
-           CASE WHEN isfinite(e.created_at)
-                THEN to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                ELSE '' END,
-           e.tenant_id::text, e.agent_id::text, e.event_type
+_WAITING = f"""
+    SELECT e.id, {CREATED_SQL}, e.tenant_id::text, e.agent_id::text, e.event_type
       FROM (SELECT id, created_at, tenant_id, agent_id, event_type, tx FROM agent_events
-             {} LIMIT %s) AS e
+             {{}} LIMIT %s) AS e
      CROSS JOIN (SELECT seen FROM agent_event_batches ORDER BY n DESC LIMIT 1) AS head
      WHERE NOT pg_visible_in_snapshot(e.tx, head.seen) ORDER BY e.id DESC
 """

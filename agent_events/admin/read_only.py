@@ -1,12 +1,14 @@
 """What the log's pages in the admin have in common: they only read, where the log is."""
 
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.text import capfirst
 
 from agent_events.conf import get_settings
@@ -56,6 +58,34 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Where the log is, whatever the routers say."""
         return super().get_queryset(request).using(get_settings().database)
+
+    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
+        """Where one goes on from a row's own page: what to call it, and its address."""
+        raise NotImplementedError
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Model | None = None,
+    ) -> HttpResponse:
+        """With the ways on from it."""
+        context = {**context, "ways": self.ways(request, obj)}
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def url(self, page: str, *args: Any, model: type[Model] | None = None) -> str:
+        """The address of a page (`changelist`, `change`) of this model, or of another one."""
+        opts = (model or self.model)._meta
+        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)
+
+    def list_url(self, model: type[Model] | None = None, /, **query: Any) -> str:
+        """The address of the list of this model, or of another one, with a query."""
+        url = self.url("changelist", model=model)
+        return f"{url}?{urlencode(query)}" if query else url
 
     def may_view(self, request: HttpRequest, model: type[M]) -> bool:
         """Is there a page of this model here, and may they open it?"""

@@ -9,7 +9,7 @@ it hears nothing; then it polls, and leaves no trace in sessions that are others
 import asyncio
 import secrets
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple
 
 import psycopg
@@ -21,6 +21,7 @@ from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, sev
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.sequencer import BATCH_CHANNEL, Batch, Sequencer
 from agent_events.sources import Doorbell
+from agent_events.tasks import end
 
 DOORBELL_CHANNEL = "agent_events"
 LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
@@ -78,8 +79,7 @@ class ListeningConnection:
         self._more = False  # the last look found something: there may be a backlog
         self._busy_until = 0.0
         self._rung_at: float | None = None  # rung, and no batch seen since
-        self._announced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._announced.set_result(None)
+        self._announcing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, dsn: str, log: Log, settings: Settings) -> "ListeningConnection":
@@ -98,11 +98,11 @@ class ListeningConnection:
             doorbell = await _try_doorbell(bus, log)
             if doorbell is Doorbell.UNKNOWN and pid != bus.info.backend_pid:
                 doorbell = Doorbell.DEAF  # a pooler, in which mode nobody knows
-            with severed_after(bus, settings.query_timeout_s):
-                if doorbell is Doorbell.DEAF:
-                    await _unlisten(dsn, pid)
-                else:
-                    idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
+            if doorbell is Doorbell.DEAF:
+                await _unlisten(dsn, pid)
+            else:
+                idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
+                with severed_after(bus, settings.query_timeout_s):
                     await bus.execute(_SESSION, (str(idle_ms),))
         except BaseException:
             await bus.close()
@@ -129,7 +129,7 @@ class ListeningConnection:
         None where the ledger does not hold `at`. Raises psycopg.Error.
         """
         with severed_after(self._bus, self._settings.query_timeout_s):
-            await self._announced
+            await self._announced()
             if wake.polled and not self._deaf:
                 await self._check_listening()
                 await self._sequencer.try_lead()
@@ -159,12 +159,16 @@ class ListeningConnection:
 
     def _announce(self, n: int) -> None:
         """Tells the others while this process reads the batch for itself."""
-        self._announced = asyncio.ensure_future(self._sequencer.announce(n))
+        self._announcing = asyncio.create_task(self._sequencer.announce(n))
+
+    async def _announced(self) -> None:
+        if self._announcing is not None:
+            await self._announcing
 
     async def close(self) -> None:
         """Ends it, and leaves no task behind."""
-        self._announced.cancel()
-        await asyncio.gather(self._announced, return_exceptions=True)
+        if self._announcing is not None:
+            await end([self._announcing])
         await self._bus.close()
 
     def _must_append(self, wake: Wake, more: bool) -> bool:
@@ -195,7 +199,7 @@ class ListeningConnection:
     async def wait(self) -> Wake:
         """Waits until rung, told of a batch, or it is time to look. Raises psycopg.Error."""
         with severed_after(self._bus, self._settings.query_timeout_s):
-            await self._announced
+            await self._announced()
         now = time.monotonic()
         if now < self._busy_until:
             await asyncio.sleep(self._busy_until - now)
@@ -221,16 +225,19 @@ class ListeningConnection:
 async def _unlisten(dsn: str, pid: int) -> None:
     """Has the pooler's session `pid` listen no more: its notifications are nobody's.
 
-    Each transaction keeps the session that it was given, so the next one is given another.
+    Each transaction keeps the session that it was given, so the next one is given another. Gives up
+    where the pooler has none left: a session that listens costs little, this process more.
     """
-    async with AsyncExitStack() as sessions:
-        for _ in range(MOST_SESSIONS):
-            other = await AsyncConnection.connect(dsn, **{**CONNECT, "autocommit": False})
-            await sessions.enter_async_context(other)
-            row = await (await other.execute("SELECT pg_backend_pid()")).fetchone()
-            if row is not None and row[0] == pid:
-                await other.execute("UNLISTEN *")
-                return
+    with suppress(psycopg.Error):
+        async with AsyncExitStack() as sessions:
+            for _ in range(MOST_SESSIONS):
+                other = await AsyncConnection.connect(dsn, **{**CONNECT, "autocommit": False})
+                await sessions.enter_async_context(other)
+                with severed_after(other, ECHO_S):
+                    row = await (await other.execute("SELECT pg_backend_pid()")).fetchone()
+                    if row is not None and row[0] == pid:
+                        await other.execute("UNLISTEN *")
+                        return
 
 
 async def _try_doorbell(bus: AsyncConnection[TupleRow], log: Log) -> Doorbell:

@@ -17,6 +17,7 @@ from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
 from agent_events.management.base import LogCommand, in_words
 from agent_events.subscriber import Kind
+from agent_events.tasks import end
 from agent_events.terminal import line
 from agent_events.window import Tenants
 
@@ -86,9 +87,7 @@ class Command(LogCommand):
             if tail.done():
                 tail.result()
         finally:
-            stopped.cancel()
-            tail.cancel()
-            await asyncio.gather(tail, return_exceptions=True)
+            await end([tail, stopped])
             await bus.stop()
 
     async def _tail(self, bus: Bus) -> None:
