@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -17,20 +18,25 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._frozen: set[asyncio.Task[None]] = set()
-        self._passing: set[asyncio.Task[None]] = set()
+        self._passing: dict[asyncio.Task[None], float] = {}  # since when
         self._writers: list[asyncio.StreamWriter] = []
         self._loop = asyncio.new_event_loop()
         self.passed = 0  # bytes, both ways
         self.swallowed = 0
         self.port = 0
 
-    def freeze(self) -> int:
-        """The connections there are pass nothing from now on; new ones do. Returns how many."""
-        return asyncio.run_coroutine_threadsafe(self._freeze(), self._loop).result(10)
+    def freeze(self, older_than_s: float = 0.0) -> int:
+        """The connections there are, of this age, pass nothing from now on; new ones do.
 
-    async def _freeze(self) -> int:
-        self._frozen |= self._passing
-        return len(self._passing) // 2
+        Returns how many they are.
+        """
+        return asyncio.run_coroutine_threadsafe(self._freeze(older_than_s), self._loop).result(10)
+
+    async def _freeze(self, older_than_s: float) -> int:
+        latest = time.monotonic() - older_than_s
+        chosen = {task for task, since in self._passing.items() if since <= latest}
+        self._frozen |= chosen
+        return len(chosen) // 2
 
     async def _serve(self, started: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -55,8 +61,8 @@ class Proxy:
         self._writers += [writer, far_writer]
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pass(source, sink))
-            self._passing.add(task)
-            task.add_done_callback(self._passing.discard)
+            self._passing[task] = time.monotonic()
+            task.add_done_callback(self._passing.pop)
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()
