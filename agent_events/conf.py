@@ -40,7 +40,8 @@ class Settings:
     slice_rows: int = 1_000
     """Events a slice at most; of more, subscribers read the log."""
     read_pool_size: int = 4
-    """Connections a process opens for reading the log, beside the listening one."""
+    """Connections a process opens for reading the log, beside the listening one; 2 at least, since
+    one is kept for what is live."""
 
     queue_events: int = 2_000
     """Events that may wait for one subscriber; past that it reads the log."""

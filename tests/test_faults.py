@@ -295,9 +295,9 @@ async def test_postgresql_killed_and_transaction_ids_come_back(
             postgres.start()  # (here: it dies with the thread that starts it)
             at = time.monotonic()
             with watch.connection() as db:
-                came_back = [_rolled_back(db)]
+                came_back = [_rolled_back(db) for _ in used]
                 stored = {row[0] for row in db.execute("SELECT id FROM agent_events").fetchall()}
-        assert came_back[0] in used, "ids came back"
+        assert set(came_back) & set(used), "ids came back"
         assert delivered <= stored, "what was delivered is durable"
         report("PostgreSQL killed", f"{await watch.recovery(at):.2f} s")
 
