@@ -28,6 +28,16 @@ class Settings:
     """Under load, batches are closed this far apart; a quiet log does not wait."""
     batch_limit: int = 10_000
     """Events a batch at most, but for one transaction of more."""
+    mode: str = "auto"
+    """`"ring"`: each commit rings, always. `"coalesce"`: never while a process closes batches;
+    they are closed `append_interval_s` apart. `"auto"`: as the load is."""
+    coalesce_above: float = 1_000.0
+    """In `"auto"`: coalescing begins where more than so many commits a second ring."""
+    ring_below: float = 700.0
+    """In `"auto"`: coalescing ends where fewer than so many events a second come."""
+    tenant_bodies: bool = True
+    """Are the channels `agent_event_<tenant>` notified at all? Any role of the database may LISTEN
+    there, past GRANT and row-level security."""
     follow_patience_s: float = 0.25
     """How long a process that was rung waits for the sequencer's batch before it appends itself."""
     query_timeout_s: float = 5.0
@@ -36,7 +46,7 @@ class Settings:
     page_rows: int = 500
     """Events a page when a subscriber reads the log."""
     page_bytes: int = 1_048_576
-    """Bytes of payload a page at most, but for one event of more; also of a slice."""
+    """Bytes of events (JSON) a page at most, but for one event of more; also of a slice."""
     slice_rows: int = 1_000
     """Events a slice at most; of more, subscribers read the log."""
     read_pool_size: int = 4
@@ -46,7 +56,7 @@ class Settings:
     queue_events: int = 2_000
     """Events that may wait for one subscriber; past that it reads the log."""
     queue_bytes: int = 1_048_576
-    """Bytes of payload that may wait for one subscriber; likewise."""
+    """Characters of events (JSON) that may wait for one subscriber; likewise."""
     heartbeat_s: float = 10.0
     """A stream with nothing to say says so this often."""
     tick_timeout_s: float = 3.0
@@ -62,9 +72,15 @@ class Settings:
     sse_recycle_s: float = 900.0
     """An SSE response ends after this time."""
 
+    metrics_token: str = ""
+    """Whoever asks for `/metrics` must send it (`Authorization: Bearer`). Empty: nobody must."""
 
+
+MODES = ("auto", "ring", "coalesce")
 MAY_BE_ZERO = ("append_interval_s", "follow_patience_s")
 """All other numbers must be more than that."""
+SECRET = ("LISTENER_DSN", "METRICS_TOKEN")
+"""No message repeats their values: a connection string holds a password."""
 
 
 @lru_cache(maxsize=1)
@@ -87,20 +103,25 @@ def get_settings() -> Settings:
         )
     for key, value in given.items():
         if expected := _expected_instead_of(value, known[key]):
-            # A connection string holds a password: it is not repeated.
-            shown = type(value).__name__ if key == "LISTENER_DSN" else repr(value)
+            shown = type(value).__name__ if key in SECRET else repr(value)
             raise ImproperlyConfigured(f'AGENT_EVENTS["{key}"] is {shown}, expected {expected}.')
     return Settings(**{known[key].name: value for key, value in given.items()})
 
 
 def _expected_instead_of(value: object, field: "Field[Any]") -> str:
     """What should stand there, in words; empty where the value is one."""
+    if field.name == "mode":
+        return "" if value in MODES else f"one of {', '.join(map(repr, MODES))}"
     if field.name == "listener_dsn":
         return "" if isinstance(value, str) else "a connection string, or an empty one"
+    if field.name == "metrics_token":
+        return "" if isinstance(value, str) else "a secret text, or an empty one"
     if field.type is str:
         return "" if isinstance(value, str) and value else "a name"
     least = "0 or more" if field.name in MAY_BE_ZERO else "more than 0"
     expected = f"{'a whole number' if field.type is int else 'a number'}, {least}"
+    if field.type is bool:
+        return "" if isinstance(value, bool) else "True or False"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return expected
     if isinstance(value, float) and field.type is int:

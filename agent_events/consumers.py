@@ -8,13 +8,13 @@ back-pressure buffers without bound for a client that does not read.
 import asyncio
 import json
 import logging
-from collections import deque
+from contextlib import suppress
 from typing import Any
 
-from channels.consumer import AsyncConsumer
+from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 
-from agent_events import wire
+from agent_events import metrics, wire
 from agent_events.access import principal_of_scope
 from agent_events.bus import current_bus
 from agent_events.conf import get_settings
@@ -28,7 +28,7 @@ from agent_events.errors import (
 )
 from agent_events.filters import Filter
 from agent_events.requests import AWAY, say_could_not_begin, stream_request
-from agent_events.subscriber import Kind, Subscriber, Update
+from agent_events.subscriber import Subscriber, Update
 from agent_events.tasks import end
 
 logger = logging.getLogger("agent_events")
@@ -73,36 +73,37 @@ class Unacknowledged:
 
     def __init__(self, window_bytes: int) -> None:
         self._window_bytes = window_bytes
-        self._sent: deque[tuple[str, int]] = deque()
+        self._sent: list[tuple[str, int]] = []
         self._bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._room: asyncio.Future[None] | None = None  # while somebody waits for it
 
     def sent(self, cursor: str, size: int) -> None:
         """A frame of `size` bytes went out; the client will acknowledge it by its cursor."""
         self._sent.append((cursor, size))
         self._bytes += size
-        if self._bytes >= self._window_bytes:
-            self._room.clear()
 
     def acknowledge(self, cursor: str) -> None:
         """The client has this frame and all before it.
 
         Only a cursor that was sent counts: a client cannot acknowledge what it has not read.
         """
-        if not any(sent == cursor for sent, _ in self._sent):
-            return
-        acknowledged = ""
-        while acknowledged != cursor:
-            acknowledged, size = self._sent.popleft()
-            self._bytes -= size
-        if self._bytes < self._window_bytes:
-            self._room.set()
+        places = (n for n, (sent, _) in enumerate(self._sent, 1) if sent == cursor)
+        count = next(places, 0)
+        self._bytes -= sum(size for _, size in self._sent[:count])
+        del self._sent[:count]
+        if self._bytes < self._window_bytes and self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     async def room(self, timeout_s: float) -> None:
         """Waits until the next frame may go, however large it is. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            await self._room.wait()
+        if self._bytes < self._window_bytes:
+            return
+        self._room = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._room
+        finally:
+            self._room = None
 
 
 class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types
@@ -117,9 +118,17 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         self._pump: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serves one connection, and leaves nothing behind however it ends."""
+        """Serves one connection, and leaves nothing behind however it ends.
+
+        Channels' own loop would take a task and a thread for each frame of the client's: it looks
+        after a layer's channel, and closes old database connections. There are none here.
+        """
+        self.scope, self.base_send = scope, send
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(StopConsumer):
+                while True:
+                    message = await receive()
+                    await getattr(self, get_handler_name(message))(message)
         finally:
             if self._pump is not None:
                 await end([self._pump])
@@ -170,10 +179,7 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
 
     async def _run(self) -> None:
         try:
-            request = stream_request(self.scope)
-            principal = await principal_of_scope(self.scope)
-            tenants = principal.choose(request.tenants)
-            subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
+            subscriber = self._subscriber = await self._subscribe()
         except AWAY as error:
             say_could_not_begin(error)
             await self._refuse(TRY_AGAIN, _AWAY)
@@ -181,15 +187,10 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         except AgentEventsError as error:
             await self._refuse(close_code(error), str(error))
             return
-        self._subscriber = subscriber
+        metrics.WEBSOCKET.opened()
         try:
-            await self._text(
-                wire.frame(
-                    "hello",
-                    cursor=subscriber.cursor,
-                    tenants=None if tenants is None else list(tenants),
-                )
-            )
+            tenants = subscriber.tenants
+            await self._text(wire.frame("hello", cursor=subscriber.cursor, tenants=tenants))
             while True:
                 await self._unacknowledged.room(self._settings.ack_timeout_s)
                 await self._pass_on(await subscriber.next(self._settings.heartbeat_s))
@@ -200,13 +201,23 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 '{"type":"ack","cursor":...} after each events frame.',
             )
         finally:
+            metrics.WEBSOCKET.closed()
             subscriber.close()
 
+    async def _subscribe(self) -> Subscriber:
+        # Of its own, so that who asked and what is not remembered for as long as the stream lasts.
+        request = stream_request(self.scope)
+        principal = await principal_of_scope(self.scope)
+        tenants = principal.choose(request.tenants)
+        return await current_bus().subscribe(tenants, request.filter, request.cursor)
+
     async def _pass_on(self, update: Update) -> None:
-        if update.kind is Kind.EVENTS:
-            for text, cursor in wire.events_frames(update.events, update.cursor):
-                self._unacknowledged.sent(cursor, len(text.encode()))
-                await self._text(text)
+        if update.stretch is not None:
+            for frame in update.stretch.frames():
+                self._unacknowledged.sent(frame.cursor, frame.size)
+                for message in frame.messages:
+                    await self.send({"type": "websocket.send", "text": message})
+            metrics.WEBSOCKET.delivered(len(update.stretch.events))
         else:
             await self._text(wire.frame(update.kind.value, cursor=update.cursor))
 

@@ -20,6 +20,10 @@ BUS_APPLICATION = "agent_events bus"
 """The name of listening connections in pg_stat_activity."""
 SEQUENCER_KEY = "hashtextextended('agent_events sequencer', 'agent_events'::regclass::oid::bigint)"
 """SQL: the advisory lock of the process that closes batches; of this database and this table."""
+COALESCING_KEY = "agent_events_coalescing_key()"
+"""SQL: the advisory lock K, whose exclusive holder spares producers the ringing; likewise."""
+WRITE_SETTINGS_SQL = "UPDATE agent_event_bus SET bodies = %(bodies)s WHERE bodies <> %(bodies)s"
+"""What SQL must know of the settings and cannot read: whoever migrates or leads writes it."""
 OLDEST_SERVER = 150000  # PostgreSQL 15 brought min() and max() of xid8
 
 CONNECT: dict[str, Any] = {

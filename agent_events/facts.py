@@ -1,9 +1,13 @@
-"""What can be known about the bus from the database. `status` gathers it, `problems` judges it."""
+"""What can be known about the bus. `status` and `watching` gather it; `problems`, `advice` judge.
+
+A `Status` is of one moment, from the database alone. An `Interval` was watched for a while.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from agent_events.database import OLDEST_SERVER
+from agent_events.deliveries import Answer
 
 BOUND = 10_000
 """Events that are counted, of those that wait."""
@@ -86,6 +90,14 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Counters:
+    """What only ever grows, to be compared with a later look."""
+
+    at_s: float  # the server's clock, in seconds since 1970
+    commits: int  # of this database, everybody's; sessions report theirs once a second
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How the bus does. Whatever could not be looked at is None, 0 or empty."""
 
@@ -98,7 +110,9 @@ class Status:
     behind_more: bool = False  # there are more than BOUND
     waits_s: float = 0.0  # for how long the oldest of them waits, at most
     late_s: float = 0.0  # how long ago the batch after the one asked about was closed
-    sequencer: Session | None = None  # who has the lock
+    sequencer: Session | None = None  # who has the lock of whoever closes batches
+    coalescer: Session | None = None  # who has K: while somebody does, producers do not ring
+    counters: Counters | None = None
     listeners: tuple[Session, ...] = ()
     queue_usage: float = 0.0  # 0 to 1
     queue_suspects: tuple[Session, ...] = ()  # the oldest transactions, where it is filling
@@ -107,3 +121,74 @@ class Status:
     sees_sessions: bool = True  # may this role see how long others' transactions are open?
     ledger_bytes: int = 0
     log_bytes: int = 0
+
+    @property
+    def mode(self) -> str:
+        """Who says when to look for new events: `ringing`, each commit; `coalescing`, the clock."""
+        return "ringing" if self.coalescer is None else "coalescing"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A session that waited for PostgreSQL's lock of notifying commits, one of the whole cluster.
+
+    `ours`: it wrote events, or is a listening connection of this bus; else somebody else notifies.
+    """
+
+    session: Session
+    database: str
+    ours: bool
+    looks: int  # in how many it was seen waiting
+    waits_s: float  # the longest, as seen
+
+
+@dataclass(frozen=True, slots=True)
+class CommitWaits:
+    """Who waits for that lock, by many short looks: a single one sees little of short waits."""
+
+    looks: int = 0
+    waited: int = 0  # the looks that saw somebody wait
+    most: int = 0  # sessions at once
+    longest_s: float = 0.0
+    waiters: tuple[Waiter, ...] = ()  # who was seen most often first, a few of them
+    waiting: int = 0  # all different ones
+    others: float = 0.0  # the share of them that are not ours, as often as they were seen
+    holder: Waiter | None = None  # for whom the longest wait was
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What was seen and heard for a while, by short looks and over a connection that listens.
+
+    None where nothing could be heard (`trouble` says why, in words): `rings`, `told`, `answers`.
+    """
+
+    over_s: float = 0.0
+    waits: CommitWaits = CommitWaits()
+    busy: float | None = None  # the share of looks that saw the sequencer's session at work
+    rings: int | None = None  # notifications of agent_events
+    told: int | None = None  # and of agent_events_batch
+    answers: tuple[Answer, ...] | None = None  # of the processes that were asked where they are
+    own_commits: int = 0  # what the looking itself committed
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How much happens in a second, from two looks. None where it is not known."""
+
+    commits: float  # of this database, everybody's
+    events: float  # that came into a batch
+    batches: float
+    notifications: float | None  # of agent_events and agent_events_batch
+    waits_grow: float  # by how many seconds a second the oldest event in no batch gets older
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A process that listens, and how far it is."""
+
+    session: Session
+    answer: Answer | None  # None: it did not answer
+    lag: int | None = None  # batches that it has not handed over
+    silent_s: float | None = None  # how long ago it handed over the last one

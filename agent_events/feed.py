@@ -7,14 +7,16 @@ subscriber from the log.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from agent_events import metrics
 from agent_events.conf import Settings
 from agent_events.filters import Filter
 from agent_events.log import Log, Page, Resolved, pool_size
-from agent_events.position import Cursor, Position, Verdict, judge
-from agent_events.subscriber import Subscriber
+from agent_events.position import Cursor, Verdict, judge
+from agent_events.stretch import Stretch
+from agent_events.subscriber import Slice, Subscriber
 from agent_events.tasks import end
 from agent_events.window import Tenants, Window
 from agent_events.wire import Event
@@ -25,11 +27,18 @@ T = TypeVar("T")
 class Topic:
     """The subscribers of one set of tenants, and how far the windows for it have come."""
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, end: Callable[[], None]) -> None:
         self.tenants = tenants
-        self.subscribers: set[Subscriber] = set()
+        self.subscribers: dict[Subscriber, None] = {}  # a set, in the order in which they came
         self.head: Cursor | None = None  # None: no unbroken chain of windows
         self._since = 0  # the batch after the last slice handed out
+        self._end = end
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """One subscriber less; without any it ends."""
+        self.subscribers.pop(subscriber, None)
+        if not self.subscribers:
+            self._end()
 
     def take(self, window: Window) -> None:
         """Hands the window's slice on, or has the subscribers read the log."""
@@ -50,26 +59,33 @@ class Topic:
             self._begin(window)
             return
         fresh_from = self.head.position.batch
-        self.head = _end_of(window)
-        events = [
-            event
-            for event in window.events
-            if event.batch >= fresh_from
-            and (self.tenants is None or event.tenant_id in self.tenants)
-        ]
+        self.head = window.end
+        events = window.events_of(self.tenants)
+        if fresh_from > window.first:
+            events = [event for event in events if event.batch >= fresh_from]
         if events:
-            # Once for each filter: thousands of subscribers share a few.
-            wanted: dict[Filter, list[Event]] = {}
-            for subscriber in self.subscribers:
-                filter = subscriber.filter
-                if filter not in wanted:
-                    wanted[filter] = [e for e in events if filter.matches(e.agent_id, e.type)]
-                subscriber.offer(self._since, self.head, wanted[filter])
-            self._since = self.head.position.batch
+            self._hand_on(events, window.end)
+            self._since = window.end.position.batch
+
+    def _hand_on(self, events: Sequence[Event], end: Cursor) -> None:
+        """Once for each filter: thousands of subscribers share a few."""
+        slices: dict[Filter, Slice] = {}
+        names: list[tuple[str, str]] = []
+        for subscriber in self.subscribers:
+            filter = subscriber.filter
+            if filter not in slices:
+                wanted = events
+                if filter:
+                    names = names or [(event.agent_id, event.type) for event in events]
+                    named = zip(events, names, strict=True)
+                    wanted = [event for event, name in named if filter.matches(*name)]
+                stretch = Stretch(wanted, str(end)) if wanted else None
+                slices[filter] = Slice(self._since, end.position.last_batch, end, stretch)
+            subscriber.offer(slices[filter])
 
     def _begin(self, window: Window) -> None:
         """A chain begins behind this window; everything up to its end is read from the log."""
-        self.head = _end_of(window)
+        self.head = window.end
         self._since = self.head.position.batch
         self.interrupt()
 
@@ -98,6 +114,7 @@ class Feed:
 
     def take(self, window: Window) -> None:
         """A window from the source, by whatever way. Never raises, never waits."""
+        metrics.handed_over(window)
         self._reads.clear()
         for topic in self._topics.values():
             topic.take(window)
@@ -119,16 +136,15 @@ class Feed:
         subscriber = Subscriber(
             tenants, filter, resolved.cursor, self, self._settings, resolved.notice
         )
-        topic = self._topics.setdefault(tenants, Topic(tenants))
-        topic.subscribers.add(subscriber)
-
-        def leave() -> None:
-            topic.subscribers.discard(subscriber)
-            if not topic.subscribers and self._topics.get(tenants) is topic:
-                del self._topics[tenants]
-
-        subscriber.attach(lambda: topic.head, leave)
+        topic = self._topics.get(tenants)
+        if topic is None:
+            topic = self._topics[tenants] = Topic(tenants, lambda: self._end(tenants))
+        topic.subscribers[subscriber] = None
+        subscriber.attach(topic)
         return subscriber
+
+    def _end(self, tenants: Tenants) -> None:
+        del self._topics[tenants]
 
     async def close(self) -> None:
         """Ends the reads in progress: nobody waits for them any more."""
@@ -165,7 +181,3 @@ class Feed:
             del self._reads[key]
         if not done.cancelled():
             done.exception()  # whoever asked may have left: its failure is nobody's then
-
-
-def _end_of(window: Window) -> Cursor:
-    return Cursor(Position(window.last + 1), window.closed_at_ms)

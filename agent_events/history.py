@@ -127,7 +127,7 @@ def read(tenants: Tenants, filter: Filter, cursor: str, *, newest_first: bool, l
     """A page of the tenants' events (None: of all) from a cursor on, either way.
 
     `cursor` is what a client sent, or `earliest` or `latest`; `limit` is in events. Never slow: it
-    looks at some thousands of rows at most. `page_bytes` of payload at most, but for one event of
+    looks at some thousands of rows at most. `page_bytes` of JSON at most, but for one event of
     more. Raises InvalidCursor, WrongDatabase, django.db.Error.
     """
     log = _DjangoLog()
@@ -155,7 +155,7 @@ def one(event_id: int, tenants: Tenants) -> Event | None:
     if not rows:
         _at_once(log.head())  # an emptied ledger raises: no event has its place then
         return None
-    return Event(*rows[0])
+    return Event._make(rows[0])
 
 
 def since(time_ms: int) -> Cursor:
@@ -186,7 +186,7 @@ def latest(
 ) -> Snapshot:
     """The newest events of the tenants (None: of all), for a view's first render.
 
-    `limit` of them at most, and `page_bytes` of payload (but for one event of more). The cursor is
+    `limit` of them at most, and `page_bytes` of JSON (but for one event of more). The cursor is
     "now": a stream opened with it misses nothing that came after the events here, and repeats none
     of them. Raises InvalidFilter, WrongDatabase, django.db.Error.
     """

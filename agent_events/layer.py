@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from agent_events.conf import Settings
 from agent_events.window import Window
@@ -31,9 +31,10 @@ class LayerSink:
 
     async def send(self, window: Window) -> None:
         """Sends one window to every process of this layer."""
-        await self._layer.group_send(
-            GROUP, {"type": "agent_events.window", "window": window.to_text()}
-        )
+        # Within the process it goes as it is.
+        within = isinstance(self._layer, InMemoryChannelLayer)
+        carried = window if within else window.to_text()
+        await self._layer.group_send(GROUP, {"type": "agent_events.window", "window": carried})
 
 
 class LayerReceiver:
@@ -69,7 +70,9 @@ class LayerReceiver:
                 self._interrupt()
                 continue
             try:
-                window = Window.from_text(message["window"])
+                window = message["window"]
+                if not isinstance(window, Window):
+                    window = Window.from_text(window)
             except (KeyError, TypeError, ValueError) as error:
                 logger.error("A message on the channel layer is no window (%s); ignored.", error)
                 continue

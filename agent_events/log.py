@@ -11,11 +11,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from agent_events import metrics
 from agent_events.conf import Settings
 from agent_events.database import CONNECT, abandon, severed_after
 from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor, Position
+from agent_events.stretch import Stretch
 from agent_events.window import Tenants
 from agent_events.wire import Event
 
@@ -27,33 +29,38 @@ _MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 # RFC 3339; '' where Python has no such time.
 CREATED_SQL = """CASE WHEN isfinite(created_at)
          THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') ELSE '' END"""
-# One row form for all: what `Event` takes, in its order.
+# One row form for all: what `Event` takes, in its order. The JSON is a piece of text to Python,
+# and NULL in a page's last row, which is a position and no event.
 ENTRY_SQL = f"""
-    batch, {_MS.format("closed_at")}, id,
-    tenant_id::text, agent_id::text, event_type, payload::text,
-    {CREATED_SQL}
+    batch, {_MS.format("closed_at")} AS closed_at_ms, id,
+    '{{"id":' || id || ',"tenantId":"' || tenant_id || '","agentId":"' || agent_id
+        || '","type":' || to_json(event_type) || ',"payload":' || payload::text
+        || ',"createdAt":' || coalesce('"' || nullif({CREATED_SQL}, '') || '"', 'null')
+        || '}}' AS json
 """
-# A page, cut where its payloads become too many bytes (but for its first event); then its position
-# row, which counts how many events there were. `place` is the order in which the function returns.
+EVENT_COLUMNS = 4
+# A page, cut where its events become too many bytes (but for its first one); then its position,
+# which says how many events there were. `place` is the order in which the function returns.
 _PAGE = """
-    WITH p AS MATERIALIZED (SELECT *, row_number() OVER () AS place FROM {}(
+    WITH p AS MATERIALIZED (SELECT {1}, row_number() OVER () AS place FROM {0}(
              %s::uuid[], %s, %s, %s, %s::text[], %s::text[])),
-         sized AS (SELECT *, sum(octet_length(payload::text)) OVER (ORDER BY place) AS bytes FROM p)
-    SELECT place, {} FROM sized
-     WHERE place = 1 OR bytes <= %s OR tenant_id IS NULL ORDER BY place
+         sized AS (SELECT *, sum(octet_length(json)) OVER (ORDER BY place) AS bytes FROM p)
+    SELECT batch, closed_at_ms, id, json, CASE WHEN json IS NULL THEN place - 1 END AS count
+      FROM sized WHERE place = 1 OR bytes <= %s OR json IS NULL ORDER BY place
 """
 PAGE_ON_SQL = _PAGE.format("agent_events_page", ENTRY_SQL)
 PAGE_BACK_SQL = _PAGE.format("agent_events_page_back", ENTRY_SQL)
 # With the time of the batch before it, of the same moment: is this the history of the cursor?
 _PAGE_OF = f"""
-    SELECT (SELECT {_MS.format("closed_at")} FROM agent_event_batches WHERE n = %s), page.*
+    SELECT page.*, CASE WHEN json IS NULL THEN (
+               SELECT {_MS.format("closed_at")} FROM agent_event_batches WHERE n = %s) END
       FROM ({PAGE_ON_SQL}) AS page
 """
-# A window whose payloads are too many bytes comes without events: one row, of NULLs.
+# A window whose events are too many bytes comes without events: one row, of NULLs.
 _WINDOW = f"""
-    WITH w AS MATERIALIZED (SELECT * FROM agent_events_window(%s::uuid[], %s, %s)),
-         size AS (SELECT coalesce(sum(octet_length(payload::text)), 0) <= %s AS fits FROM w)
-    SELECT fits, {ENTRY_SQL} FROM size LEFT JOIN w ON fits ORDER BY batch, id
+    WITH w AS MATERIALIZED (SELECT {ENTRY_SQL} FROM agent_events_window(%s::uuid[], %s, %s)),
+         size AS (SELECT coalesce(sum(octet_length(json)), 0) <= %s AS fits FROM w)
+    SELECT w.*, fits FROM size LEFT JOIN w ON fits ORDER BY batch, id
 """
 HEAD_SQL = f"""
     SELECT batch, {_MS.format("closed_at")}, total,
@@ -77,9 +84,14 @@ class LedgerRow(NamedTuple):
 class Page(NamedTuple):
     """Events in log order, and the cursor to go on from. The end is where `at_head` is true."""
 
-    events: list[Event]
+    stretch: Stretch | None
     cursor: Cursor
     at_head: bool
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Its events; none where a filter let nothing through, and at the head."""
+        return self.stretch.events if self.stretch else ()
 
 
 class Resolved(NamedTuple):
@@ -191,16 +203,16 @@ class Log:
     ) -> tuple[Event, ...] | None:
         """All events of the tenants (None: of all) in whole batches `first` to `last`, in order.
 
-        None where their payloads exceed `page_bytes`, or some were pruned. Raises psycopg.Error.
+        None where they exceed `page_bytes`, or some were pruned. Raises psycopg.Error.
         """
         wanted = None if tenants is None else sorted(tenants)
         try:
             rows = await self._rows(_WINDOW, (wanted, first, last, self._settings.page_bytes))
         except psycopg.errors.NoDataFound:
             return None
-        if not rows[0][0]:
+        if not rows[0][-1]:
             return None
-        return tuple(Event(*row[1:]) for row in rows if row[1] is not None)
+        return tuple([Event._make(row[:EVENT_COLUMNS]) for row in rows if row[0] is not None])
 
     async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
         """The next events from `cursor` on: `page_rows` at most, maybe none though more come.
@@ -211,13 +223,15 @@ class Log:
         # The head first: whatever the page says, it is at least as far as this.
         async with self._connection() as connection:
             head = head_of(await (await connection.execute(HEAD_SQL)).fetchall())
+            metrics.LOG_READS.inc()
             at = cursor.position
             args = page_args(tenants, at, self._settings.page_rows, filter, self._settings)
             rows = await (await connection.execute(_PAGE_OF, [at.last_batch, *args])).fetchall()
-        if rows[0][0] != cursor.closed_at_ms:
+        if rows[-1][-1] != cursor.closed_at_ms:
             raise psycopg.errors.NoDataFound(f"{cursor} is no cursor of this ledger")
-        events, reached = page_of([row[1:] for row in rows])
-        return Page(events, reached, reached.position.batch > head.n)
+        events, reached = page_of(rows)
+        stretch = Stretch(events, str(reached)) if events else None
+        return Page(stretch, reached, reached.position.batch > head.n)
 
     async def resolve(self, text: str) -> Resolved:
         """Where to begin for a client's cursor: never silence, never the whole log.
@@ -292,8 +306,8 @@ def page_args(
 
 def page_of(rows: Sequence[Sequence[Any]]) -> tuple[list[Event], Cursor]:
     """The events of a page, and the cursor to go on from."""
-    *found, (place, batch, closed_at_ms, after_id, *_) = rows
-    events = [Event(*row[1:]) for row in found]
-    if len(events) < place - 1:  # cut
+    *found, (batch, closed_at_ms, after_id, _, count, *_) = rows
+    events = [Event._make(row[:EVENT_COLUMNS]) for row in found]
+    if len(events) < count:  # cut
         return events, Cursor(events[-1].position, events[-1].closed_at_ms)
     return events, Cursor(Position(batch, after_id), closed_at_ms)

@@ -88,6 +88,16 @@ class Batch(models.Model):
         return [int(tx) for tx in str(self.seen).split(":")[2].split(",") if tx]
 
 
+class Bus(Batch):
+    """No rows of its own: the page of the admin that says how the bus does."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("bus")
+        verbose_name_plural = _("bus")
+        default_permissions = ()
+
+
 class Tenant(models.Model):
     """A customer or project whose events are kept apart from everybody else's."""
 

@@ -8,12 +8,14 @@ import django.db
 import psycopg
 
 from agent_events.database import OLDEST_SERVER
-from agent_events.facts import BOUND, FAULTS, Session, Setup, Status
+from agent_events.facts import BOUND, FAULTS, Interval, Session, Setup, Status
 
 WAITS_S = 5.0
 """An event that is in no batch for longer than this waits for somebody who does not come."""
 OPEN_S = 60.0
 """A transaction that wrote events and is open for longer than this was probably forgotten."""
+STANDS_S = 1.0
+"""A commit that waits for another one for longer than this waits for one that does not end."""
 QUEUE_HALF = 0.5
 """Past this share of PostgreSQL's notification queue nothing is rung any more."""
 
@@ -83,8 +85,8 @@ def trouble_of(error: Exception) -> str | None:
     return None
 
 
-def problems_of(status: Status) -> list[Problem]:
-    """All that is wrong, the worst first."""
+def problems_of(status: Status, between: Interval | None = None) -> list[Problem]:
+    """All that is wrong, the worst first. `between` is what was watched before `status`."""
     if status.setup is None:
         return [
             Problem(
@@ -99,7 +101,10 @@ def problems_of(status: Status) -> list[Problem]:
     if status.setup.readable:
         found += _ledger_problems(status)
         found += _delivery_problems(status)
+        found += _silence(status)
         found += _forgotten_transactions(status)
+    if between is not None:
+        found += _standing_commits(between)
     worst_first = list(Part)
     return sorted(found, key=lambda problem: worst_first.index(problem.part))
 
@@ -164,8 +169,7 @@ def _schema_problems(setup: Setup) -> Iterator[Problem]:
             "come by the poll.",
             "ALTER TABLE agent_events ENABLE TRIGGER agent_events_ring;"
             if setup.trigger
-            else "CREATE TRIGGER agent_events_ring AFTER INSERT ON agent_events REFERENCING NEW "
-            "TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION agent_events_ring();",
+            else "SELECT agent_events_hang_doorbell();",
         )
     if setup.sequence_cache > 1:
         yield Problem(
@@ -204,7 +208,7 @@ def _delivery_problems(status: Status) -> Iterator[Problem]:
                 "subscriber, or at GET /readyz).",
             )
         else:
-            leader = _session(status.sequencer) if status.sequencer else "nobody"
+            leader = session_in_words(status.sequencer) if status.sequencer else "nobody"
             yield Problem(
                 "behind",
                 Part.EVENTS,
@@ -213,7 +217,9 @@ def _delivery_problems(status: Status) -> Iterator[Problem]:
                 "by hand: SELECT n, rows FROM agent_events_append();",
             )
     if status.queue_usage > QUEUE_HALF:
-        oldest = "; ".join(_session(one) for one in status.queue_suspects) or "none to be seen"
+        oldest = (
+            "; ".join(session_in_words(one) for one in status.queue_suspects) or "none to be seen"
+        )
         yield Problem(
             "queue_filling",
             Part.DOORBELL,
@@ -224,6 +230,36 @@ def _delivery_problems(status: Status) -> Iterator[Problem]:
         )
 
 
+def _silence(status: Status) -> Iterator[Problem]:
+    holder, leader = status.coalescer, status.sequencer
+    if holder is not None and (leader is None or leader.pid != holder.pid):
+        yield Problem(
+            "silenced",
+            Part.DOORBELL,
+            "A session that does not close batches holds the lock K, so that no producer rings and "
+            f"events come by the poll: {session_in_words(holder)}.",
+            f"SELECT pg_terminate_backend({holder.pid});",
+        )
+
+
+def _standing_commits(between: Interval) -> Iterator[Problem]:
+    waits = between.waits
+    if waits.longest_s > STANDS_S:
+        holder = (
+            f"{session_in_words(waits.holder.session)} in database {waits.holder.database}"
+            if waits.holder is not None
+            else "a session that has gone meanwhile"
+        )
+        yield Problem(
+            "commits_stand",
+            Part.EVENTS,
+            f"Commits that notify wait for one that does not end, {waits.longest_s:,.1f} s by now, "
+            f"{waits.most} of them: {holder}.",
+            "See what it waits for (wait_event in pg_stat_activity): a disk that is full or slow, "
+            "or a synchronous standby that is away.",
+        )
+
+
 def _forgotten_transactions(status: Status) -> Iterator[Problem]:
     old = [one for one in status.writers if one.open_s is not None and one.open_s > OPEN_S]
     if old:
@@ -231,7 +267,7 @@ def _forgotten_transactions(status: Status) -> Iterator[Problem]:
             "long_transaction",
             Part.EVENTS,
             "Transactions that wrote events and are still open hold back their own events (and "
-            f"nobody else's): {'; '.join(_session(one) for one in old)}.",
+            f"nobody else's): {'; '.join(session_in_words(one) for one in old)}.",
             "Commit them, or: SELECT pg_terminate_backend(<pid>); which rolls back",
         )
     prepared = [one for one in status.prepared if one.open_s > OPEN_S]
@@ -251,7 +287,8 @@ def _can_append(status: Status) -> bool:
     return status.setup is not None and not status.setup.standby and ledger_well
 
 
-def _session(session: Session) -> str:
+def session_in_words(session: Session) -> str:
+    """Who it is, for whoever looks for it in pg_stat_activity."""
     what = [
         f"user {session.user}",
         session.application or "without application_name",

@@ -1,4 +1,4 @@
-"""The streams' and the probes' routes, and how they stand beside Django's pages."""
+"""The routes of streams, probes and metrics, and how they stand beside Django's pages."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.urls import path, re_path
 from agent_events import consumers, sse
 from agent_events.consumers import StreamConsumer
 from agent_events.health import healthz, readyz
+from agent_events.metrics_door import metrics
 
 
 class SignedIn:
@@ -35,13 +36,15 @@ class SignedIn:
 _stream: Any = SignedIn(sse.stream)
 _healthz: Any = healthz
 _readyz: Any = readyz
+_metrics: Any = metrics
 
 # Ready for a URLRouter. The session is looked up for the stream alone: that takes the database,
-# which probes must do without, and Django does it by itself for its pages.
+# which probes and scrapes must do without, and Django does it by itself for its pages.
 http_urlpatterns = [
     path("api/agents/stream", _stream, name="agent_events_sse"),
     path("healthz", _healthz, name="agent_events_healthz"),
     path("readyz", _readyz, name="agent_events_readyz"),
+    path("metrics", _metrics, name="agent_events_metrics"),
 ]
 # For a URLRouter within SignedIn and a validator of the Origin.
 websocket_urlpatterns = [
@@ -50,7 +53,7 @@ websocket_urlpatterns = [
 
 
 def application(pages: Any) -> ProtocolTypeRouter:
-    """The whole ASGI application: the streams, the probes, and `pages` for all other addresses.
+    """The whole ASGI application: `pages` for all addresses but the streams', probes' and metrics'.
 
     `pages` is Django's `get_asgi_application()`, called before this module is imported (it loads
     the apps), or any ASGI application around it. A project with WebSockets or routes of its own

@@ -2,25 +2,79 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from agent_events.database import CONNECT, SEQUENCER_KEY
+from agent_events.conf import Settings
+from agent_events.database import (
+    BUS_APPLICATION,
+    COALESCING_KEY,
+    CONNECT,
+    SEQUENCER_KEY,
+    WRITE_SETTINGS_SQL,
+)
+from agent_events.log import ENTRY_SQL
 from agent_events.tasks import end
+from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
 BATCH_CHANNEL = "agent_events_batch"
+TOLD_ROWS = 20_000
+"""A larger batch is one huge transaction: it is told of after its append, not within."""
+FRESH_ROWS = 64
+FRESH_BYTES = 16_384
+"""So many events, with payloads of so many bytes, come with their append: less than the socket's
+buffers take, so that a process that stops reading holds nobody up."""
+HELD_IDLE_MS = 1_500
+"""The server ends a session that holds K and says nothing for so long: producers ring again."""
 
-_TRY_LEAD = f"SELECT pg_try_advisory_lock({SEQUENCER_KEY})"
-_APPEND = """
-    SELECT a.n, a.rows, floor(extract(epoch FROM a.closed_at) * 1000)::bigint,
-           (SELECT floor(extract(epoch FROM b.closed_at) * 1000)::bigint
-              FROM agent_event_batches AS b WHERE b.n = a.n - 1)
-      FROM agent_events_append(%s) AS a
+_MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
+_LOOK = f"""
+    ARRAY(SELECT pg_listening_channels()) @> %(channels)s::text[],
+    (SELECT h.n FROM agent_event_batches AS h ORDER BY h.n DESC LIMIT 1),
+    (SELECT {_MS.format("b.closed_at")} FROM agent_event_batches AS b WHERE b.n = %(at)s)
+"""
+_POLL = f"""
+    SELECT {_LOOK}, %(leads)s OR pg_try_advisory_lock({SEQUENCER_KEY}),
+           CASE WHEN pg_try_advisory_lock_shared({COALESCING_KEY})
+                THEN NOT pg_advisory_unlock_shared({COALESCING_KEY}) ELSE true END
+"""
+# A small batch comes along: one round trip less for what is live. (Psycopg hands it over when the
+# server says that the statement, and with it the transaction, has ended.)
+_APPEND = f"""
+    SELECT {_LOOK}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+           a.n, a.rows, {_MS.format("a.closed_at")},
+           (SELECT {_MS.format("b.closed_at")} FROM agent_event_batches AS b WHERE b.n = a.n - 1),
+           t.told, e.*
+      FROM (SELECT 1) AS one LEFT JOIN agent_events_append(%(limit)s) AS a ON true
+      LEFT JOIN LATERAL (
+        SELECT agent_events_tell(a.n) AS told WHERE %(tell)s AND a.rows <= {TOLD_ROWS}) AS t ON true
+      LEFT JOIN LATERAL (
+        SELECT {ENTRY_SQL} FROM agent_events_fresh(%(tenants)s::uuid[], a.n, {FRESH_BYTES})
+         WHERE %(watched)s AND a.rows <= {FRESH_ROWS} ORDER BY batch, id) AS e ON true
+"""
+# The try form alone: an exclusive request that waits silences producers already.
+_HUSH = f"SELECT pg_try_advisory_lock({COALESCING_KEY})"
+_RING_AGAIN = f"SELECT pg_advisory_unlock({COALESCING_KEY})"
+_IDLE_TIMEOUT = "SELECT set_config('idle_session_timeout', %s, false)"
+# After the release: whoever looked before has a lower id.
+_OWN_ID = "SELECT pg_current_xact_id()::text::bigint"
+# A notifying commit waits here for the one before it (PostgreSQL takes the lock of "database 0").
+_COMMITS_WAITING = """
+    SELECT count(*) FROM pg_locks
+     WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0
+       AND NOT granted
+"""
+_OTHERS = """
+    SELECT EXISTS (SELECT FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = %(name)s
+                      AND pid <> pg_backend_pid())
 """
 # Whoever holds an uncommitted batch, and nobody else: a lock on the table may be a DBA's.
 _END_BLOCKERS = """
@@ -49,47 +103,123 @@ class Batch(NamedTuple):
     before_ms: int | None
 
 
+class Look(NamedTuple):
+    """What one statement tells besides what it does.
+
+    `head`: the last batch as it began, None of an empty ledger; `at_ms`: when the batch asked about
+    was closed, None where the ledger lacks it.
+    """
+
+    listening: bool  # to all channels asked about
+    head: int | None
+    at_ms: int | None
+
+
+class Appended(NamedTuple):
+    """An append: the batch (None: nothing new, or a race lost), and whether it was told of.
+
+    `oldest`: no transaction below this id was running as it began. `events`: those of the watched
+    tenants, None where they are to be read.
+    """
+
+    look: Look
+    batch: Batch | None
+    told: bool
+    oldest: int
+    events: tuple[Event, ...] | None
+
+
 class Sequencer:
     """Closes batches over the process's listening connection.
 
     One process at a time leads (an advisory lock of that connection, gone with it); the others
-    append only when the leader leaves an event lying. Owns nothing but the lock.
+    append only when the leader leaves an event lying. The leader may hold a second lock, K, which
+    spares producers the ringing. Owns nothing but these locks.
     """
 
-    def __init__(self, bus: AsyncConnection[TupleRow], dsn: str, batch_limit: int) -> None:
-        """`dsn`: where a second connection goes, to end whoever is in the way of this one."""
+    def __init__(
+        self,
+        bus: AsyncConnection[TupleRow],
+        dsn: str,
+        settings: Settings,
+        *,
+        idle_ms: int,
+        channels: Sequence[str],
+    ) -> None:
+        """`dsn`: where a second connection goes, to end whoever is in the way of this one.
+
+        `idle_ms`: the `idle_session_timeout` of `bus` while K is not held. `channels`: those that
+        it should be listening to.
+        """
+        self._channels = list(channels)
         self._bus = bus
         self._dsn = dsn
-        self._batch_limit = batch_limit
+        self._settings = settings
+        self._idle_ms = idle_ms
         self._blocked = False  # the last append gave up waiting for another one
         self._said_cannot = False
         self.leads = False
+        self.k_held = False  # by anybody, at the last poll
 
-    async def try_lead(self) -> None:
-        """Takes the lock if nobody has it."""
-        if not self.leads:
-            row = await (await self._bus.execute(_TRY_LEAD)).fetchone()
-            self.leads = bool(row and row[0])
+    async def poll(self, at: int) -> Look:
+        """Looks at batch `at` and the head, and takes the lead if nobody has it."""
+        led = self.leads
+        (row,) = await self._rows(_POLL, {"at": at, "leads": led, "channels": self._channels})
+        *look, self.leads, self.k_held = row
+        if self.leads and not led:
+            await self._write_settings()
+        return Look(*look)
 
-    async def append(self) -> Batch | None:
-        """Closes the next batch: committed when this returns. None: nothing new, or a race lost.
+    async def _write_settings(self) -> None:
+        try:
+            await self._bus.execute(WRITE_SETTINGS_SQL, {"bodies": self._settings.tenant_bodies})
+        except psycopg.errors.InsufficientPrivilege:
+            logger.warning(
+                'AGENT_EVENTS["TENANT_BODIES"] has no effect: this role may not write it down. '
+                "GRANT UPDATE (bodies) ON agent_event_bus TO <this role>;"
+            )
 
-        Waits a second at most for another appender. One that is still in the way at the next call
-        (it went on in its transaction, which nobody is asked to do) is ended by the server.
-        Raises psycopg.Error: the function's own refusals.
+    async def append(self, at: int, tenants: frozenset[str] | None, *, tell: bool) -> Appended:
+        """Closes the next batch: committed when this returns. Looks at batch `at`, too.
+
+        `tenants`: whose events are watched (None: everybody's). `tell`: its events may have rung
+        nothing, so that the batch is told of in the same transaction. Waits a second at most for
+        another appender. One that is still in the way at the next call (it went on in its
+        transaction, which nobody is asked to do) is ended by the server. Raises psycopg.Error: the
+        function's own refusals.
         """
         clearing = asyncio.create_task(self._clear_the_way()) if self._blocked else None
+        args = {
+            "at": at,
+            "channels": self._channels,
+            "limit": self._settings.batch_limit,
+            "tell": tell,
+            "watched": tenants is None or bool(tenants),
+            "tenants": None if tenants is None else list(tenants),
+        }
         try:
-            cursor = await self._bus.execute(_APPEND, (self._batch_limit,))
-            row = await cursor.fetchone()
+            try:
+                rows = await self._rows(_APPEND, args)
+            except psycopg.errors.ProgramLimitExceeded:
+                # The notification queue is full, all at once: nobody is told, and everybody polls.
+                rows = await self._rows(_APPEND, {**args, "tell": False})
         except psycopg.errors.LockNotAvailable:
             self._blocked = True
-            return None
+            return Appended(await self.poll(at), None, False, 0, None)
         finally:
             if clearing is not None:
                 await end([clearing])
         self._blocked = False
-        return Batch(*row) if row else None
+        listening, head, at_ms, oldest, n, count, closed_at_ms, before_ms, told, *event = rows[0]
+        look = Look(listening, head, at_ms)
+        if n is None:
+            return Appended(look, None, False, oldest, None)
+        events: tuple[Event, ...] | None = None
+        if not args["watched"] or (count <= FRESH_ROWS and event[0] is None):
+            events = ()
+        elif count <= FRESH_ROWS and event[0] >= 0:
+            events = tuple([Event._make(row[-len(Event._fields) :]) for row in rows])
+        return Appended(look, Batch(n, count, closed_at_ms, before_ms), bool(told), oldest, events)
 
     async def _clear_the_way(self) -> None:
         """Ends the sessions that the append in progress waits for, if it waits."""
@@ -109,13 +239,46 @@ class Sequencer:
                 self._said_cannot = True
                 logger.error("Somebody keeps a batch open and cannot be ended: %s", error)
 
-    async def announce(self, n: int) -> None:
+    async def announce(self, n: int, *, tell: bool = False) -> None:
         """Tells the other processes that batch `n` is there, in a transaction after its own.
 
-        Not while the notification queue is half full, on its way to failing everybody's commits:
-        the others poll.
+        `tell`: and the tenants' channels, because its events may have rung nothing. Not while the
+        notification queue is half full, on its way to failing everybody's commits: the others poll.
         """
-        await self._bus.execute(
-            "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
-            (BATCH_CHANNEL, str(n)),
-        )
+        with suppress(psycopg.errors.ProgramLimitExceeded):  # full all at once: likewise
+            if tell:
+                await self._bus.execute("SELECT agent_events_tell(%s)", (n,))
+                return
+            await self._bus.execute(
+                "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
+                (BATCH_CHANNEL, str(n)),
+            )
+
+    async def others_listen(self) -> bool:
+        """Are there other processes to be told of batches?"""
+        return bool((await self._rows(_OTHERS, {"name": BUS_APPLICATION}))[0][0])
+
+    async def commits_waiting(self) -> int:
+        """How many notifying commits, of the whole cluster, wait for another one now."""
+        return int((await self._rows(_COMMITS_WAITING))[0][0])
+
+    async def hush(self) -> bool:
+        """Takes K: producers ring no more. False where a producer looked just now: try again."""
+        if not (await self._rows(_HUSH))[0][0]:
+            return False
+        idle_ms = max(HELD_IDLE_MS, int(3_000 * self._settings.append_interval_s))
+        await self._bus.execute(_IDLE_TIMEOUT, (str(min(self._idle_ms, idle_ms)),))
+        return True
+
+    async def ring_again(self) -> int:
+        """Gives K back; returns an id above that of every transaction which was spared."""
+        await self._bus.execute(_RING_AGAIN)
+        await self._bus.execute(_IDLE_TIMEOUT, (str(self._idle_ms),))
+        return await self.own_id()
+
+    async def own_id(self) -> int:
+        """A new transaction's id: whoever is running already has a lower one."""
+        return int((await self._rows(_OWN_ID))[0][0])
+
+    async def _rows(self, query: str, params: Mapping[str, object] | None = None) -> list[TupleRow]:
+        return await (await self._bus.execute(query, params)).fetchall()

@@ -13,13 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from agent_events import wire
+from agent_events import metrics, wire
 from agent_events.access import principal_of_scope
 from agent_events.bus import current_bus
 from agent_events.conf import Settings, get_settings
 from agent_events.errors import AgentEventsError
 from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
-from agent_events.subscriber import Kind, Subscriber
+from agent_events.subscriber import Subscriber
 
 logger = logging.getLogger("agent_events")
 
@@ -42,16 +42,14 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await _refuse(send, 405, "Use GET.", [(b"allow", b"GET")])
         return
     try:
-        request = stream_request(scope)
-        principal = await principal_of_scope(scope)
-        tenants = principal.choose(request.tenants)
-        subscriber = await current_bus().subscribe(tenants, request.filter, request.cursor)
+        subscriber = await _subscribe(scope)
     except AWAY as error:
         await come_back(send, error)
         return
     except AgentEventsError as error:
         await _refuse(send, status_of(error), str(error))
         return
+    metrics.SSE.opened()
     gone = asyncio.create_task(_gone(receive))
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
@@ -72,8 +70,17 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
+        metrics.SSE.closed()
         gone.cancel()
         subscriber.close()
+
+
+async def _subscribe(scope: dict[str, Any]) -> Subscriber:
+    # Of its own, so that who asked and what is not remembered for as long as the stream lasts.
+    request = stream_request(scope)
+    principal = await principal_of_scope(scope)
+    tenants = principal.choose(request.tenants)
+    return await current_bus().subscribe(tenants, request.filter, request.cursor)
 
 
 async def come_back(send: Send, error: Exception) -> None:
@@ -91,8 +98,8 @@ async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> N
     """Sends what comes until the response is due to end."""
     sent = 0
 
-    async def write(text: str) -> int:
-        body = text.encode()
+    async def write(text: str | bytes) -> int:
+        body = text if isinstance(text, bytes) else text.encode()
         await send({"type": "http.response.body", "body": body, "more_body": True})
         return len(body)
 
@@ -101,14 +108,17 @@ async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> N
     end_at = time.monotonic() + settings.sse_recycle_s
     while sent < settings.sse_recycle_bytes and time.monotonic() < end_at:
         update = await subscriber.next(settings.heartbeat_s)
-        if update.kind is Kind.EVENTS:
-            # Each event for itself, so that the bound is passed by one event at most.
-            for event in update.events:
-                sent += await write(wire.sse_event(event))
-                if sent >= settings.sse_recycle_bytes:
-                    break
-        else:
+        if update.stretch is None:
             sent += await write(wire.sse_named(update.kind.value, update.cursor))
+            continue
+        for block, events in update.stretch.blocks():
+            if sent + len(block) >= settings.sse_recycle_bytes:
+                # The bound is passed by one event at most.
+                block = wire.sse_up_to(events, settings.sse_recycle_bytes - sent)
+            sent += await write(block)
+            metrics.SSE.delivered(block.count(b"\n\n"))
+            if sent >= settings.sse_recycle_bytes:
+                break
     await write(f"retry: {RETRY_AT_ONCE_MS}\n\n")
 
 

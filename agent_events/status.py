@@ -15,8 +15,14 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from agent_events import migrations
-from agent_events.database import BUS_APPLICATION, CONNECT, SEQUENCER_KEY, severed_after
-from agent_events.facts import BOUND, Head, Prepared, Session, Setup, Status
+from agent_events.database import (
+    BUS_APPLICATION,
+    COALESCING_KEY,
+    CONNECT,
+    SEQUENCER_KEY,
+    severed_after,
+)
+from agent_events.facts import BOUND, Counters, Head, Prepared, Session, Setup, Status
 
 LOOKS = 200
 """How many of the newest events are compared with the ledger: some milliseconds."""
@@ -33,7 +39,8 @@ SETUP_SQL = """
            || ARRAY(SELECT name || '()' FROM unnest(ARRAY[
                         'agent_events_append', 'agent_events_fault', 'agent_events_head',
                         'agent_events_page', 'agent_events_page_back', 'agent_events_window',
-                        'agent_events_ranges', 'agent_events_ring']) AS t (name)
+                        'agent_events_ranges', 'agent_events_ring',
+                        'agent_events_tell']) AS t (name)
                      WHERE to_regproc(name) IS NULL)
            || ARRAY(SELECT 'column agent_event_bus.taken_over (made by an earlier checkout: start '
                            'anew (make run: delete DATA_DIR, .data by default))'
@@ -112,31 +119,32 @@ _LATE = """
     SELECT extract(epoch FROM clock_timestamp() - closed_at)::float8
       FROM agent_event_batches WHERE n = %s + 1
 """
-_SESSION = """
+# A `Session`, of a row `a` of pg_stat_activity.
+SESSION_SQL = """
     a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), host(a.client_addr),
     extract(epoch FROM clock_timestamp() - a.xact_start)::float8
 """
-# A 64-bit key is in two halves here.
+# A 64-bit key is in two halves here. (Producers look at K, shared, all the time.)
 _LISTENERS = f"""
-    WITH leader AS (
-        SELECT l.pid
-          FROM {SEQUENCER_KEY} AS lock (key)
+    WITH held AS (
+        SELECT lock.name, l.pid
+          FROM (VALUES ('sequencer', {SEQUENCER_KEY}), ('K', {COALESCING_KEY})) AS lock (name, key)
           JOIN pg_locks AS l
             ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.mode = 'ExclusiveLock'
            AND l.classid::bigint = (lock.key >> 32) & 4294967295
            AND l.objid::bigint = lock.key & 4294967295
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    )
-    SELECT a.pid IN (SELECT pid FROM leader), a.application_name = %s, {_SESSION}
-      FROM pg_stat_activity AS a
-     WHERE a.datname = current_database()
-       AND (a.application_name = %s OR a.pid IN (SELECT pid FROM leader))
+    ), holder AS MATERIALIZED (SELECT pid, array_agg(name) AS names FROM held GROUP BY pid)
+    SELECT coalesce('sequencer' = ANY (h.names), false), coalesce('K' = ANY (h.names), false),
+           a.application_name = %s, {SESSION_SQL}
+      FROM pg_stat_activity AS a LEFT JOIN holder AS h ON h.pid = a.pid
+     WHERE a.datname = current_database() AND (a.application_name = %s OR h.pid IS NOT NULL)
      ORDER BY a.pid
 """
 # An INSERT holds this lock until its transaction ends.
 _WRITERS = f"""
-    SELECT {_SESSION}
+    SELECT {SESSION_SQL}
       FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
      WHERE l.locktype = 'relation' AND l.relation = 'agent_events'::regclass
        AND l.database = a.datid AND l.mode = 'RowExclusiveLock' AND l.granted
@@ -155,11 +163,13 @@ _PREPARED = """
 _SERVER = """
     SELECT pg_notification_queue_usage(), pg_has_role('pg_read_all_stats', 'USAGE'),
            (SELECT oldest FROM agent_event_bus),
-           pg_total_relation_size('agent_event_batches'), pg_total_relation_size('agent_events')
+           pg_total_relation_size('agent_event_batches'), pg_total_relation_size('agent_events'),
+           extract(epoch FROM clock_timestamp())::float8,
+           (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())
 """
 # Of the whole cluster: the queue is one for all of its databases.
 _SUSPECTS = f"""
-    SELECT {_SESSION} FROM pg_stat_activity AS a
+    SELECT {SESSION_SQL} FROM pg_stat_activity AS a
      WHERE a.xact_start < clock_timestamp() - interval '10 seconds' AND a.pid <> pg_backend_pid()
        AND a.backend_type = 'client backend'
      ORDER BY a.xact_start LIMIT 3
@@ -234,7 +244,7 @@ async def _look(
             setup = setup_of(setup_row, applied)
             if not setup.readable:
                 return Status(setup=setup)
-            ((usage, sees, oldest, ledger_bytes, log_bytes),) = await rows(_SERVER)
+            ((usage, sees, oldest, ledger_bytes, log_bytes, *counted),) = await rows(_SERVER)
             ((behind, created_s, closed_s),) = await rows(_BEHIND, {"most": BOUND + 1})
             listening = await rows(_LISTENERS, (BUS_APPLICATION, BUS_APPLICATION))
             ((fault,),) = await rows("SELECT agent_events_fault(%s)", (LOOKS,))
@@ -247,8 +257,10 @@ async def _look(
                 behind_more=behind > BOUND,
                 # A backlog of which batches are being closed is as old as its first event.
                 waits_s=max(0.0, created_s if behind > BOUND else min(created_s, closed_s)),
-                sequencer=next((Session(*row[2:]) for row in listening if row[0]), None),
-                listeners=tuple(Session(*row[2:]) for row in listening if row[1]),
+                sequencer=next((Session(*row[3:]) for row in listening if row[0]), None),
+                coalescer=next((Session(*row[3:]) for row in listening if row[1]), None),
+                listeners=tuple(Session(*row[3:]) for row in listening if row[2]),
+                counters=Counters(*counted),
                 queue_usage=usage,
                 writers=tuple(Session(*row) for row in await rows(_WRITERS)),
                 prepared=tuple(Prepared(*row) for row in await rows(_PREPARED)),

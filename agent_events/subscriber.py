@@ -7,21 +7,22 @@ read a page at a time and only when the peer asks for more, so a slow peer costs
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from agent_events import metrics
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
 from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.log import Page, Resolved
 from agent_events.position import Cursor, Verdict, judge
+from agent_events.stretch import Stretch
 from agent_events.window import Tenants
 from agent_events.wire import Event
 
@@ -44,13 +45,17 @@ class Kind(Enum):
     RESET = "reset"  # the cursor is of another history
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """What happened next on a stream; `cursor` resumes after it."""
 
     kind: Kind
     cursor: str
-    events: tuple[Event, ...] = ()
+    stretch: Stretch | None = None
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """Its events, where it is of the kind EVENTS."""
+        return self.stretch.events if self.stretch else ()
 
 
 class Reader(Protocol):
@@ -65,18 +70,48 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Slice:
+class Slice(NamedTuple):
     """The wanted events of batches `first` to `last`, all of them; `end` is the cursor behind."""
 
     first: int
     last: int
     end: Cursor
-    events: list[Event] = field(default_factory=list)
+    stretch: Stretch | None
+
+
+class Place(Protocol):
+    """Where a subscriber is one of many: its topic."""
+
+    head: Cursor | None
+
+    def leave(self, subscriber: "Subscriber") -> None:
+        """It wants nothing more."""
+        ...
 
 
 class Subscriber:
     """Made by `Feed.subscribe`. Use `next` from one task at a time, and `close` at the end."""
+
+    # Thousands of them wait for most of their lives: what is empty then is no object.
+    __slots__ = (
+        "__weakref__",
+        "_cursor",
+        "_floor",
+        "_gap",
+        "_loop",
+        "_notices",
+        "_place",
+        "_queue",
+        "_reader",
+        "_reading",
+        "_settings",
+        "_told",
+        "_waiting",
+        "_waiting_size",
+        "_wake",
+        "filter",
+        "tenants",
+    )
 
     def __init__(
         self,
@@ -92,50 +127,59 @@ class Subscriber:
         self._cursor = cursor
         self._reader = reader
         self._settings = settings
-        self._queue: deque[Slice] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[Slice] = []
         self._waiting = 0  # events in the queue
-        self._waiting_bytes = 0
+        self._waiting_size = 0
         self._gap = True  # something may be missing before the queue: read the log
         self._reading: asyncio.Task[Page] | None = None  # it outlives a heartbeat
         self._floor: Cursor | None = None  # where its topic had come to when the read began
         self._told: Kind | None = None  # CATCHING_UP or LIVE, whichever was said last
-        self._notices: deque[Update] = deque()
+        self._notices: list[Update] = []
         if notice:
             self._notices.append(Update(Kind(notice), str(cursor)))
-        self._wake = asyncio.Event()
-        self._head: Callable[[], Cursor | None] = lambda: None
-        self._leave: Callable[[], None] = lambda: None
+        self._wake: asyncio.Future[None] | None = None  # while it waits for the feed
+        self._place: Place | None = None
 
     # What the feed calls; never waits.
 
-    def attach(self, head: Callable[[], Cursor | None], leave: Callable[[], None]) -> None:
-        """Where its topic has come to, and how to leave it."""
-        self._head = head
-        self._leave = leave
+    def attach(self, place: Place) -> None:
+        """Where it is from now on, until it leaves."""
+        self._place = place
 
-    def offer(self, first: int, end: Cursor, wanted: list[Event]) -> None:
-        """The topic's slice of batches from `first` on, up to the cursor `end`: what it wants."""
-        last = end.position.last_batch
-        if not wanted and self._queue and not self._queue[-1].events:
-            self._queue[-1].last, self._queue[-1].end = last, end
+    def offer(self, slice_: Slice) -> None:
+        """The topic's next slice: what it wants of it."""
+        queue, stretch = self._queue, slice_.stretch
+        if stretch is None:
+            if queue and queue[-1].stretch is None:
+                slice_ = slice_._replace(first=queue.pop().first)
+            queue.append(slice_)
             return
-        self._queue.append(Slice(first, last, end, wanted))
-        self._waiting += len(wanted)
-        self._waiting_bytes += _size(wanted)
+        queue.append(slice_)
+        self._waiting += len(stretch.events)
+        self._waiting_size += stretch.size
         if (
             self._waiting > self._settings.queue_events
-            or self._waiting_bytes > self._settings.queue_bytes
+            or self._waiting_size > self._settings.queue_bytes
         ):
+            metrics.QUEUE_OVERFLOWS.inc()
             self.fall_behind()
-        elif wanted:
-            self._wake.set()
+        else:
+            self._rouse()
 
     def fall_behind(self) -> None:
         """Something is missing: forget the queue and read the log."""
-        self._queue.clear()
-        self._waiting = self._waiting_bytes = 0
+        self._forget_queue()
         self._gap = True
-        self._wake.set()
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self._waiting = self._waiting_size = 0
 
     # What a door calls.
 
@@ -143,7 +187,7 @@ class Subscriber:
     def cursor(self) -> str:
         """Nothing before it will come again; nothing behind it will be missed."""
         if not self._gap and not self._queue and self._reading is None:
-            head = self._head()
+            head = self._head
             if head is not None and head.position > self._cursor.position:
                 self._cursor = head
         return str(self._cursor)
@@ -160,46 +204,71 @@ class Subscriber:
         Waits with backoff while the log cannot be read. Events come as many as there are, a page
         or a queue at most.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    if self._notices:
-                        return self._notices.popleft()
-                    if self._gap or self._reading is not None:
+        end_at = self._loop.time() + timeout_s
+        while True:
+            update = self._at_hand()
+            if update is not None:
+                return update
+            left_s = end_at - self._loop.time()
+            if left_s <= 0:
+                return Update(Kind.HEARTBEAT, self.cursor)
+            if self._gap or self._reading is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
                         await self._read()
-                        continue
-                    self._wake.clear()
-                    events = self._take()
-                    if events:
-                        return Update(Kind.EVENTS, str(self._cursor), events)
-                    if not self._gap:
-                        await self._wake.wait()
-        except TimeoutError:
-            return Update(Kind.HEARTBEAT, self.cursor)
+            else:
+                await self._roused(left_s)
 
     def close(self) -> None:
         """Leaves the feed."""
         self._forget_read()
-        self._leave()
-        self._leave = lambda: None
+        if self._place is not None:
+            self._place.leave(self)
+            self._place = None
 
-    def _take(self) -> tuple[Event, ...]:
+    @property
+    def _head(self) -> Cursor | None:
+        """Where its topic has come to."""
+        return self._place.head if self._place is not None else None
+
+    def _at_hand(self) -> Update | None:
+        """What can be said without waiting."""
+        if self._notices:
+            return self._notices.pop(0)
+        if self._gap or self._reading is not None:
+            return None
+        stretch = self._take()
+        return Update(Kind.EVENTS, stretch.cursor, stretch) if stretch is not None else None
+
+    async def _roused(self, timeout_s: float) -> None:
+        """Waits for the feed's next word, or so long."""
+        # For each window and subscriber: a future and a timer cost half of an asyncio.timeout.
+        self._wake = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, self._rouse)
+        try:
+            await self._wake
+        finally:
+            timer.cancel()
+            self._wake = None
+
+    def _take(self) -> Stretch | None:
         """What waits in the queue, by the one rule."""
-        events: list[Event] = []
-        while self._queue:
-            slice_ = self._queue[0]
+        parts: list[Stretch] = []
+        for slice_ in self._queue:
             position = self._cursor.position
             verdict = judge(position, slice_.first, slice_.last)
             if verdict is Verdict.READ:
                 self._gap = True
                 break
-            self._queue.popleft()
-            self._waiting -= len(slice_.events)
-            self._waiting_bytes -= _size(slice_.events)
             if verdict is Verdict.DELIVER:
-                events += [e for e in slice_.events if e.batch >= position.batch]
+                stretch = slice_.stretch
+                if stretch is not None and slice_.first < position.batch:
+                    stretch = stretch.since(position.batch)
+                if stretch is not None:
+                    parts.append(stretch)
                 self._cursor = slice_.end
-        return tuple(events)
+        self._forget_queue()
+        return Stretch.join(parts) if parts else None
 
     async def _read(self) -> None:
         """Reads one page of the log into `_notices`."""
@@ -207,7 +276,7 @@ class Subscriber:
         if reading is None:
             # Before the read: a gap that is noticed meanwhile must not be forgotten.
             self._gap = False
-            self._floor = self._head()
+            self._floor = self._head
             reading = self._reading = asyncio.create_task(
                 self._retrying(lambda: self._reader.page(self.tenants, self._cursor, self.filter))
             )
@@ -231,7 +300,7 @@ class Subscriber:
         if page.at_head and floor is not None and floor.position > page.cursor.position:
             # It lags behind what the source has told (a replica, say): this is not the end.
             page = page._replace(at_head=False)
-            if not page.events:
+            if page.stretch is None:
                 self._gap = True  # a heartbeat may end the wait
                 await asyncio.sleep(DAMAGED_S)
         if not page.at_head:
@@ -239,9 +308,8 @@ class Subscriber:
             # With the cursor before the page: a client may be cut off before its events come.
             self._tell(Kind.CATCHING_UP)
         self._cursor = page.cursor
-        cursor = str(page.cursor)
-        if page.events:
-            self._notices.append(Update(Kind.EVENTS, cursor, tuple(page.events)))
+        if page.stretch is not None:
+            self._notices.append(Update(Kind.EVENTS, page.stretch.cursor, page.stretch))
         if page.at_head:
             self._tell(Kind.LIVE)
 
@@ -276,7 +344,3 @@ class Subscriber:
                 wait_s = backoff.next_s()
                 logger.debug("Reading the log failed (%s); again in %.1f s", error, wait_s)
                 await asyncio.sleep(wait_s)
-
-
-def _size(events: list[Event]) -> int:
-    return sum(len(event.payload_text) for event in events)

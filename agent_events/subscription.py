@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 
+from agent_events import metrics
 from agent_events.backoff import Backoff
 from agent_events.bus import Bus, current_bus, pump
 from agent_events.conf import Settings, get_settings
@@ -91,6 +92,7 @@ class Hand:
         self._behind = update.cursor
         if update.kind is Kind.EVENTS:
             self._waiting.extend(update.events)
+            metrics.PYTHON.delivered(len(update.events))
             return
         self._cursor = update.cursor
         if update.kind in (Kind.TRUNCATED, Kind.RESET):
@@ -178,8 +180,9 @@ class Updates:
                 raise
             else:
                 self._subscriber = subscriber
+                metrics.PYTHON.opened()
                 if self._closed:  # meanwhile, by another task
-                    subscriber.close()
+                    self._end(subscriber)
                 return
 
     async def next(self) -> Update | None:
@@ -209,9 +212,13 @@ class Updates:
         if self._asking is not None:
             self._asking.reschedule(asyncio.get_running_loop().time())
         if self._subscriber is not None:
-            self._subscriber.close()
+            self._end(self._subscriber)
         if isinstance(self._bus, _OwnBus):
             self._bus.leave()
+
+    def _end(self, subscriber: Subscriber) -> None:
+        metrics.PYTHON.closed()
+        subscriber.close()
 
     async def close(self) -> None:
         """Leaves, and waits until what it was the last to use has ended."""

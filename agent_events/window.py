@@ -1,16 +1,19 @@
 """What a source hands over: a window of whole batches with the watched tenants' slices. Pure."""
 
 import json
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+from agent_events.position import Cursor, Position
 from agent_events.wire import Event
 
 Tenants = tuple[str, ...] | None
 """The tenants of a stream: sorted ids, or None for all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """Batches `first` to `last`; `first == last + 1` says only that the log has come to `last`.
 
@@ -34,8 +37,33 @@ class Window:
             return True
         return tenants is not None and self.covers.issuperset(tenants)
 
+    @cached_property
+    def end(self) -> Cursor:
+        """The cursor behind it."""
+        return Cursor(Position(self.last + 1), self.closed_at_ms)
+
+    def events_of(self, tenants: Tenants) -> Sequence[Event]:
+        """Its events of these tenants, in order. Looks at each event once, however many ask."""
+        if tenants is None or (self.covers is not None and self.covers.issubset(tenants)):
+            return self.events
+        here = {tenant for tenant in tenants if tenant in self._by_tenant}
+        if len(here) > 1:
+            return [event for event in self.events if event.tenant_id in here]
+        return self._by_tenant[here.pop()] if here else ()
+
+    @cached_property
+    def _by_tenant(self) -> dict[str, list[Event]]:
+        found: dict[str, list[Event]] = {}
+        for event in self.events:
+            found.setdefault(event.tenant_id, []).append(event)
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Window":
+        """Itself: it never changes, and the in-memory layer copies what it passes on."""
+        return self
+
     def to_text(self) -> str:
-        """For a channel layer: text, which a layer copies for nothing."""
+        """For a channel layer that other processes share."""
         return json.dumps(
             [
                 self.first,
@@ -43,7 +71,7 @@ class Window:
                 self.before_ms,
                 self.closed_at_ms,
                 None if self.covers is None else sorted(self.covers),
-                [_values(e) for e in self.events],
+                self.events,
                 self.restarted,
             ],
             separators=(",", ":"),
@@ -59,9 +87,6 @@ class Window:
             before_ms,
             closed_at_ms,
             None if covers is None else frozenset(covers),
-            tuple(Event(*event) for event in events),
+            tuple([Event(*event) for event in events]),
             restarted,
         )
-
-
-_values = attrgetter(*(field.name for field in fields(Event)))

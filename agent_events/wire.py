@@ -1,49 +1,74 @@
 """An event as the world sees it: JSON, a WebSocket frame, a Server-Sent Events block. Pure.
 
-The payload is PostgreSQL's own JSON text from end to end, never through a Python float: live,
-history, page and SQL agree byte for byte.
+PostgreSQL writes its text (`ENTRY_SQL` of log.py), payload and all, and nothing here takes it apart
+unless somebody asks: live, history, page and SQL agree byte for byte.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from agent_events.position import Cursor, Position
+from agent_events.position import Position
 
 FRAME_CHARS = 65_536
-"""A frame of several events holds about so much payload: a client that renders in between stays
-responsive."""
+"""A frame of several events holds about so much: a client that renders in between stays
+responsive. What Server-Sent Events are sent at once, likewise."""
 PART_CHARS = 131_072
 """Escaped as JSON, a part stays below 1 MiB whatever its characters are (6 bytes each at most)."""
 
+# Where the values stand in an event's JSON: from the end of its id on, and up to the last name.
+_TENANT = len(',"tenantId":"')
+_AGENT = _TENANT + 36 + len('","agentId":"')
+_TYPE = _AGENT + 36 + len('","type":')
+_PAYLOAD = len(',"payload":')
+_CREATED = ',"createdAt":'
+_DECODER = json.JSONDecoder()
 
-@dataclass(frozen=True)
-class Event:
+
+class Event(NamedTuple):
     """One event of the log at its place in the order.
 
-    `closed_at_ms` is that of its batch (ms since 1970); `created_at` is RFC 3339 in UTC with
-    microseconds, or '' where the producer stored an infinite time.
+    `closed_at_ms` is that of its batch (ms since 1970); `json` is the event on the wire,
+    everywhere. All else is cut out of it when it is asked for.
     """
 
     batch: int
     closed_at_ms: int
     id: int
-    tenant_id: str
-    agent_id: str
-    type: str
-    payload_text: str
-    created_at: str
+    json: str
 
-    @cached_property
-    def json(self) -> str:
-        """The event on the wire, everywhere."""
-        return (
-            f'{{"id":{self.id},"tenantId":"{self.tenant_id}","agentId":"{self.agent_id}",'
-            f'"type":{json.dumps(self.type, ensure_ascii=False)},"payload":{self.payload_text},'
-            f'"createdAt":{json.dumps(self.created_at or None)}}}'
-        )
+    @property
+    def tenant_id(self) -> str:
+        """The tenant's id."""
+        start = self.json.index(",") + _TENANT
+        return self.json[start : start + 36]
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's id."""
+        start = self.json.index(",") + _AGENT
+        return self.json[start : start + 36]
+
+    @property
+    def type(self) -> str:
+        """The event's type."""
+        return self._type_and_end()[0]
+
+    @property
+    def payload_text(self) -> str:
+        """The payload as PostgreSQL's JSON text."""
+        _, end = self._type_and_end()
+        return self.json[end + _PAYLOAD : self.json.rindex(_CREATED)]
+
+    @property
+    def created_at(self) -> str:
+        """RFC 3339 in UTC with microseconds; '' where the producer stored an infinite time."""
+        text = self.json[self.json.rindex(_CREATED) + len(_CREATED) : -1]
+        return "" if text == "null" else text[1:-1]
+
+    def _type_and_end(self) -> tuple[str, int]:
+        found: tuple[str, int] = _DECODER.raw_decode(self.json, self.json.index(",") + _TYPE)
+        return found
 
     @property
     def payload(self) -> Any:
@@ -58,7 +83,8 @@ class Event:
     @property
     def cursor(self) -> str:
         """The cursor right after this event."""
-        return str(Cursor(self.position, self.closed_at_ms))
+        # As `str(Cursor(...))` spells it, without making one: a replay asks for each event's.
+        return f"{self.batch:012x}-{self.id:016x}-{self.closed_at_ms:x}"
 
 
 def frame(kind: str, **fields: Any) -> str:
@@ -69,18 +95,45 @@ def frame(kind: str, **fields: Any) -> str:
 def events_frames(events: Sequence[Event], cursor: str) -> Iterator[tuple[str, str]]:
     """WebSocket frames of events in log order: pairs of a frame's text and its cursor.
 
-    Each holds about FRAME_CHARS of payload, or one event; its cursor resumes after all of it, the
-    last one's is `cursor`.
+    Each holds about FRAME_CHARS of events, or one; its cursor resumes after all of it, the last
+    one's is `cursor`.
     """
+    runs = list(_runs(events))
+    for place, run in enumerate(runs):
+        upto = cursor if place == len(runs) - 1 else run[-1].cursor
+        bodies = ",".join([event.json for event in run])
+        yield f'{{"type":"events","events":[{bodies}],"cursor":"{upto}"}}', upto
+
+
+def sse_blocks(events: Sequence[Event]) -> Iterator[tuple[bytes, Sequence[Event]]]:
+    """Events in log order as an event stream, in pieces of about FRAME_CHARS of them, or one.
+
+    With each piece its events: a response may have to end within it.
+    """
+    for run in _runs(events):
+        yield "".join(map(sse_event, run)).encode(), run
+
+
+def sse_up_to(events: Sequence[Event], size: int) -> bytes:
+    """The first of these events as an event stream: `size` bytes, passed by one event at most."""
+    body = b""
+    for event in events:
+        body += sse_event(event).encode()
+        if len(body) >= size:
+            break
+    return body
+
+
+def _runs(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """The events cut into runs of about FRAME_CHARS."""
     start = size = 0
     for place, event in enumerate(events):
-        size += len(event.payload_text)
-        last = place == len(events) - 1
-        if last or size + len(events[place + 1].payload_text) > FRAME_CHARS:
-            upto = cursor if last else event.cursor
-            bodies = ",".join(e.json for e in events[start : place + 1])
-            yield f'{{"type":"events","events":[{bodies}],"cursor":"{upto}"}}', upto
-            start, size = place + 1, 0
+        size += len(event.json)
+        if size > FRAME_CHARS and place > start:
+            yield events[start:place]
+            start, size = place, len(event.json)
+    if start < len(events):
+        yield events[start:]
 
 
 def messages(text: str) -> Iterator[str]:

@@ -16,10 +16,11 @@ from django.utils.module_loading import import_string
 
 from agent_events.consumers import StreamConsumer
 from agent_events.health import healthz, readyz
+from agent_events.metrics_door import metrics
 from agent_events.sse import stream
 
 DOORS = (("websocket", "ws/agents/stream"), ("http", "api/agents/stream"))
-PROBES = (("healthz", healthz), ("readyz", readyz))
+PROBES = (("healthz", healthz), ("readyz", readyz), ("metrics", metrics))
 NO_VIEW = "noviewhasthisname"
 """What leads here matches anything, and is no view of a probe's address."""
 MOST_LAYERS = 50  # an application that wraps itself must not hold the check
@@ -63,7 +64,7 @@ def routes(**kwargs: Any) -> Iterator[CheckMessage]:
 
 
 def probes(**kwargs: Any) -> Iterator[CheckMessage]:
-    """W014: our probes stand before views of the project."""
+    """W014: our probes, or our metrics, stand before views of the project."""
     try:
         application = import_string(settings.ASGI_APPLICATION)
     except Exception:  # E006 has said so
@@ -72,11 +73,11 @@ def probes(**kwargs: Any) -> Iterator[CheckMessage]:
         match = _view_of(path)
         if match is not None and end_of(application, "http", path) is probe:
             yield Warning(
-                f"/{path} leads to agent_events' own probe, and the project's view for it "
+                f"/{path} leads to agent_events' own, and the project's view for it "
                 f"({match.view_name}) is never reached.",
                 hint="Give that view another address; or build asgi.py from "
                 f"routing.http_urlpatterns, without the route named agent_events_{path}. Silence "
-                "this where our probe is meant.",
+                "this where ours is meant.",
                 id="agent_events.W014",
             )
 

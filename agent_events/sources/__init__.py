@@ -23,6 +23,7 @@ class SourceState:
     connected: bool = False
     doorbell: Doorbell = Doorbell.UNKNOWN
     leads: bool = False  # closes batches for everybody
+    coalescing: bool = False  # by the clock: producers do not ring
     batch: int | None = None  # the last one handed over
     trouble: str = ""  # what is wrong, in words
 

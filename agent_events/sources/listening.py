@@ -2,7 +2,7 @@
 
 Direct, in autocommit, never in a transaction for longer than an append. Each wait for the server
 has a limit here, and the server has one for us: a process that is frozen, or cut off, must not keep
-the lock of the sequencer, nor hold up the notification queue. Behind a pooler in transaction mode
+the locks of the sequencer, nor hold up the notification queue. Behind a pooler in transaction mode
 it hears nothing; then it polls, and leaves no trace in sessions that are others' as well.
 """
 
@@ -10,27 +10,38 @@ import asyncio
 import secrets
 import time
 from contextlib import AsyncExitStack, suppress
+from math import inf
 from typing import NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from agent_events import metrics
 from agent_events.conf import Settings
 from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, severed_after
+from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
-from agent_events.sequencer import BATCH_CHANNEL, Batch, Sequencer
+from agent_events.mode import Mode, Pace
+from agent_events.sequencer import BATCH_CHANNEL, Appended, Look, Sequencer
 from agent_events.sources import Doorbell
 from agent_events.tasks import end
+from agent_events.wire import Event
 
 DOORBELL_CHANNEL = "agent_events"
 LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
 BUSY_ROWS = 8
 """A batch of more events means load: the next one is closed `append_interval_s` later."""
+LEAST_INTERVAL_S = 0.001
+"""By the clock, batches are this far apart at least."""
+WATCH_WAITS_S = 0.1
+"""How often the commit lock is looked at, while that is of interest."""
 ECHO_S = 2.0
 """A notification of our own that has not come back after so long does not come."""
 DEAF_S = 60.0
 """A connection that hears nothing is replaced after so long: the pooler may have gone."""
+MOST_QUESTIONS = 10
+"""So many are answered at a time: any role can ask."""
 MISSED_POLLS = 3
 """The server ends a listening connection that misses so many polls (2 s at least)."""
 
@@ -38,8 +49,10 @@ MISSED_POLLS = 3
 _LISTEN = f"""
     SELECT pg_is_in_recovery(), pg_backend_pid();
     LISTEN {DOORBELL_CHANNEL};
-    LISTEN {BATCH_CHANNEL}
+    LISTEN {BATCH_CHANNEL};
+    LISTEN {ASK_CHANNEL}
 """
+CHANNELS = (DOORBELL_CHANNEL, BATCH_CHANNEL, ASK_CHANNEL)
 MOST_SESSIONS = 10
 """A pooler hands out its sessions as it likes: how many are looked at for the one that listens."""
 
@@ -58,26 +71,44 @@ class Wake(NamedTuple):
     rung: bool  # a producer committed
     announced: bool  # another process closed a batch
     polled: bool  # it is time to look without being told
+    questions: tuple[str, ...] = ()  # somebody asks where this process is
 
 
 # Every LISTEN is followed by a look: what was announced meanwhile was announced to nobody.
 FIRST_LOOK = Wake(rung=True, announced=True, polled=True)
 
 
+class Closed(NamedTuple):
+    """Batches that were closed, in order. `events`: all wanted ones of them, None: to be read."""
+
+    batches: list[LedgerRow]
+    events: tuple[Event, ...] | None = None
+
+
 class ListeningConnection:
     """One life of the listening connection: whose turn it is to append, and when to look."""
 
     def __init__(
-        self, bus: AsyncConnection[TupleRow], dsn: str, settings: Settings, doorbell: Doorbell
+        self,
+        bus: AsyncConnection[TupleRow],
+        sequencer: Sequencer,
+        settings: Settings,
+        doorbell: Doorbell,
     ) -> None:
         self.doorbell = doorbell
         self._bus = bus
         self._settings = settings
-        self._sequencer = Sequencer(bus, dsn, settings.batch_limit)
+        self._sequencer = sequencer
+        self._pace = Pace(settings)
         self._poll_at = time.monotonic() + settings.poll_interval_s
         self._opened_at = time.monotonic()
-        self._more = False  # the last look found something: there may be a backlog
-        self._busy_until = 0.0
+        self._more = False  # the last look did not see all
+        self._batch_at = time.monotonic()  # when the last batch was heard of
+        self._append_at = inf  # the next append by the clock
+        self._not_before = 0.0  # rung under load, it waits until then
+        self._drained_from = 0  # no transaction below this id is left, and all is drained
+        self._waits_at = 0.0
+        self._others = True  # processes that are to be told of batches
         self._rung_at: float | None = None  # rung, and no batch seen since
         self._announcing: asyncio.Task[None] | None = None
 
@@ -95,24 +126,37 @@ class ListeningConnection:
                 assert row is not None
                 in_recovery, pid = row
                 refuse_unusable(bus.info.server_version, in_recovery)
+            idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
             doorbell = await _try_doorbell(bus, log)
             if doorbell is Doorbell.UNKNOWN and pid != bus.info.backend_pid:
                 doorbell = Doorbell.DEAF  # a pooler, in which mode nobody knows
             if doorbell is Doorbell.DEAF:
                 await _unlisten(dsn, pid)
             else:
-                idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
                 with severed_after(bus, settings.query_timeout_s):
                     await bus.execute(_SESSION, (str(idle_ms),))
+                # The session is ours alone: to plan each append anew would be half of its cost.
+                bus.prepare_threshold = 0
         except BaseException:
             await bus.close()
             raise
-        return cls(bus, dsn, settings, doorbell)
+        sequencer = Sequencer(bus, dsn, settings, idle_ms=idle_ms, channels=CHANNELS)
+        return cls(bus, sequencer, settings, doorbell)
 
     @property
     def leads(self) -> bool:
         """Does this process close the batches?"""
         return self._sequencer.leads
+
+    @property
+    def coalescing(self) -> bool:
+        """Does it close them by the clock, so that producers need not ring?"""
+        return self.leads and self._pace.mode is Mode.COALESCING
+
+    @property
+    def backend(self) -> int:
+        """The process id of the server's end."""
+        return self._bus.info.backend_pid
 
     @property
     def worn_out(self) -> bool:
@@ -123,47 +167,121 @@ class ListeningConnection:
     def _deaf(self) -> bool:
         return self.doorbell is Doorbell.DEAF
 
-    async def turn(self, at: LedgerRow, wake: Wake) -> list[LedgerRow] | None:
+    async def turn(
+        self, at: LedgerRow, wake: Wake, watched: frozenset[str] | None
+    ) -> Closed | None:
         """The batches closed since `at`, closing the next one where that is ours to do.
 
-        None where the ledger does not hold `at`. Raises psycopg.Error.
+        None where the ledger does not hold `at`. `watched`: the tenants whose events are wanted
+        (None: everybody's). Raises psycopg.Error.
         """
         with severed_after(self._bus, self._settings.query_timeout_s):
             await self._announced()
-            if wake.polled and not self._deaf:
-                await self._check_listening()
-                await self._sequencer.try_lead()
-            if wake.rung and not self._sequencer.leads and self._rung_at is None:
-                self._rung_at = time.monotonic()
-            more, self._more = self._more, False
-            look = wake.polled or wake.announced or more
-            if self._must_append(wake, more):
-                # Nothing to append may mean that somebody else did, whom we did not hear yet.
-                look = True
+            more, self._more = self._more or wake.announced, False
+            look: Look | None = None  # what this turn has seen of the ledger
+            if wake.polled and not self._deaf and not self.leads:
+                look = await self._poll(at)
+            if wake.polled and self.leads:
+                self._others = await self._sequencer.others_listen()
+            now = time.monotonic()
+            if wake.rung and not self.leads and self._rung_at is None:
+                self._rung_at = now
+            if self._must_append(wake, now):
                 self._rung_at = None
-                batch = await self._append()
-                self._more = batch is not None
+                appended = await self._append(at, watched)
+                look, batch = appended.look, appended.batch
                 if batch is not None:
-                    self._announce(batch.n)
                     if (batch.n - 1, batch.before_ms) == (at.n, at.closed_at_ms):
-                        return [LedgerRow(batch.n, at.total + batch.rows, batch.closed_at_ms)]
-            if not look:
-                return []
+                        row = LedgerRow(batch.n, at.total + batch.rows, batch.closed_at_ms)
+                        return Closed([row], appended.events)
+                    more = True
+                elif not self.leads:
+                    more = True  # somebody else did it, whom we did not hear yet
+            changed = look is not None and (look.head, look.at_ms) != (at.n, at.closed_at_ms)
+            if not more and not changed:
+                return Closed([])
             rows = await self._ledger_from(at.n)
         if not rows or rows[0] != at:
             return None
         if len(rows) > 1:
             self._rung_at = None
-        self._more = self._more or len(rows) == LEDGER_ROWS
-        return rows[1:]
+            self._batch_at = time.monotonic()
+            if self.leads:
+                # By somebody else, who may have looked before what rang us was committed.
+                self._append_at = self._batch_at
+        self._more = len(rows) == LEDGER_ROWS
+        return Closed(rows[1:])
 
-    def _announce(self, n: int) -> None:
+    async def _poll(self, at: LedgerRow) -> Look:
+        look = await self._sequencer.poll(at.n)
+        self._check(look)
+        if self.leads:
+            # Whoever led before may have held K when it went.
+            self._drained_from = await self._sequencer.own_id()
+            self._pace.drain()
+            self._append_at = 0.0
+        return look
+
+    async def _append(self, at: LedgerRow, watched: frozenset[str] | None) -> Appended:
+        """Closes the next batch, sees to it that the world is told, and minds the pace."""
+        pace, began = self._pace, time.monotonic()
+        # A follower cannot know who was spared the ringing.
+        spared = not self.leads or pace.mode is not Mode.RINGING
+        appended = await self._sequencer.append(at.n, watched, tell=spared)
+        if not self._deaf:
+            self._check(appended.look)
+        batch, rows = appended.batch, appended.batch.rows if appended.batch is not None else 0
+        if batch is not None and not appended.told and (spared or self._others):
+            self._announce(batch.n, tell=spared)
+        metrics.appended(time.monotonic() - began, rows, told=appended.told)
+        self._batch_at = began
+        interval_s = max(LEAST_INTERVAL_S, self._settings.append_interval_s)
+        self._not_before = began + self._settings.append_interval_s if rows > BUSY_ROWS else 0.0
+        # A batch may have been cut before all that is there, and nothing rings again for the rest.
+        self._append_at = began + interval_s if rows else inf
+        if 2 * rows >= self._settings.batch_limit:
+            self._append_at = self._not_before = 0.0
+        if self.leads:
+            pace.closed(began, rows)
+            await self._keep_pace(appended)
+            if pace.mode is Mode.COALESCING:
+                self._append_at = min(self._append_at, began + interval_s)
+            elif pace.mode is Mode.DRAINING:
+                self._append_at = min(self._append_at, began + pace.next_drain_s())
+        return appended
+
+    async def _keep_pace(self, appended: Appended) -> None:
+        pace, now = self._pace, time.monotonic()
+        if pace.mode is Mode.COALESCING:
+            if pace.should_ring(now):
+                self._drained_from = await self._sequencer.ring_again()
+                pace.drain()
+            return
+        if pace.mode is Mode.DRAINING and appended.oldest > self._drained_from:
+            pace.ring()
+        if pace.watch_waits(now) and now >= self._waits_at:
+            self._waits_at = now + WATCH_WAITS_S
+            pace.saw_waiting(await self._sequencer.commits_waiting())
+        if pace.should_coalesce(now) and await self._sequencer.hush():
+            pace.coalesce(now)
+
+    def _announce(self, n: int, *, tell: bool) -> None:
         """Tells the others while this process reads the batch for itself."""
-        self._announcing = asyncio.create_task(self._sequencer.announce(n))
+        metrics.BATCHES_TOLD.inc()
+        self._announcing = asyncio.create_task(self._sequencer.announce(n, tell=tell))
 
     async def _announced(self) -> None:
         if self._announcing is not None:
             await self._announcing
+
+    async def answer(self, text: str) -> None:
+        """Tells whoever asked where this process is. Raises psycopg.Error."""
+        with severed_after(self._bus, self._settings.query_timeout_s):
+            await self._announced()
+            await self._bus.execute(
+                "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
+                (ANSWER_CHANNEL, text),
+            )
 
     async def close(self) -> None:
         """Ends it, and leaves no task behind."""
@@ -171,25 +289,24 @@ class ListeningConnection:
             await end([self._announcing])
         await self._bus.close()
 
-    def _must_append(self, wake: Wake, more: bool) -> bool:
-        if self._sequencer.leads or self._deaf:
-            return wake.rung or wake.polled or more
-        return self._overdue()
+    def _must_append(self, wake: Wake, now: float) -> bool:
+        if not self.leads and not self._deaf:
+            return now >= self._overdue_at()
+        rung = wake.rung and not self.coalescing  # (by some that looked before it began)
+        return rung or wake.polled or now >= self._append_at
 
-    def _overdue(self) -> bool:
-        """We were rung, and the sequencer has closed nothing since: the event is not left lying."""
-        patience_s = self._settings.follow_patience_s
-        return self._rung_at is not None and time.monotonic() - self._rung_at >= patience_s
+    def _overdue_at(self) -> float:
+        """When to append in the sequencer's place: an event must not be left lying.
 
-    async def _append(self) -> Batch | None:
-        batch = await self._sequencer.append()
-        if batch is not None and batch.rows > BUSY_ROWS:
-            self._busy_until = time.monotonic() + self._settings.append_interval_s
-        return batch
+        It was rung; or it would not be, because producers are silent, and no batch comes.
+        """
+        waits_since = self._rung_at
+        if waits_since is None and self._sequencer.k_held:
+            waits_since = self._batch_at
+        return inf if waits_since is None else waits_since + self._settings.follow_patience_s
 
-    async def _check_listening(self) -> None:
-        rows = await (await self._bus.execute("SELECT pg_listening_channels()")).fetchall()
-        if {row[0] for row in rows} != {DOORBELL_CHANNEL, BATCH_CHANNEL}:
+    def _check(self, look: Look) -> None:
+        if not look.listening:
             raise psycopg.OperationalError("it listens no more")
 
     async def _ledger_from(self, n: int) -> list[LedgerRow]:
@@ -201,25 +318,33 @@ class ListeningConnection:
         with severed_after(self._bus, self._settings.query_timeout_s):
             await self._announced()
         now = time.monotonic()
-        if now < self._busy_until:
-            await asyncio.sleep(self._busy_until - now)
-        until = self._poll_at
-        if self._more:
-            until = now
-        elif self._rung_at is not None and not self._sequencer.leads:
-            until = min(until, self._rung_at + self._settings.follow_patience_s)
+        if now < self._not_before and not self.coalescing:
+            await asyncio.sleep(self._not_before - now)
         mine = self._bus.info.backend_pid
-        rung = announced = False
-        timeout_s = max(0.0, until - time.monotonic())
+        rings, announced, questions = 0, False, set[str]()
+        timeout_s = max(0.0, self._wake_at() - time.monotonic())
         async for note in self._bus.notifies(timeout=timeout_s, stop_after=1):
             if note.channel == DOORBELL_CHANNEL:
-                rung = True
+                rings += 1
+                # With a body it is another process, which begins to listen.
+                self._others = self._others or bool(note.payload)
+            elif note.channel == ASK_CHANNEL:
+                questions.add(note.payload)
             elif note.pid != mine:
                 announced = True
-        polled = time.monotonic() >= self._poll_at
+        now = time.monotonic()
+        self._pace.rung(now, rings)
+        metrics.DOORBELLS.inc(rings)
+        polled = now >= self._poll_at
         if polled:
-            self._poll_at = time.monotonic() + self._settings.poll_interval_s
-        return Wake(rung, announced, polled)
+            self._poll_at = now + self._settings.poll_interval_s
+        return Wake(rings > 0, announced, polled, tuple(questions)[:MOST_QUESTIONS])
+
+    def _wake_at(self) -> float:
+        if self._more:
+            return 0.0
+        follows = not self.leads and not self._deaf
+        return min(self._poll_at, self._overdue_at() if follows else self._append_at)
 
 
 async def _unlisten(dsn: str, pid: int) -> None:

@@ -9,6 +9,8 @@ here loses (the one rule).
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -16,8 +18,10 @@ from contextlib import aclosing
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from agent_events import metrics
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
+from agent_events.deliveries import Deliveries
 from agent_events.errors import WrongDatabase
 from agent_events.log import LedgerRow, Log
 from agent_events.sources import Doorbell, SourceState
@@ -50,6 +54,7 @@ class PostgresSource:
         self._settings = settings
         self._watched = watched
         self._at: LedgerRow | None = None  # the last batch handed over
+        self._deliveries = Deliveries()
         self._restarted_until = 0.0
         self._connection: ListeningConnection | None = None  # while it is well
         self._trouble = ""
@@ -63,6 +68,7 @@ class PostgresSource:
             connected=self._connection is not None,
             doorbell=self._connection.doorbell if self._connection else Doorbell.UNKNOWN,
             leads=self._connection is not None and self._connection.leads,
+            coalescing=self._connection is not None and self._connection.coalescing,
             batch=self._at.n if self._at else None,
             trouble=self._trouble,
         )
@@ -91,6 +97,7 @@ class PostgresSource:
 
     def _say_failed(self, why: str) -> None:
         self._trouble = why
+        metrics.SOURCE_FAILURES.inc()
         if self._failed_at is not None:
             logger.debug("The listening connection failed again (%s).", why)
             return
@@ -106,6 +113,7 @@ class PostgresSource:
         if self._connection is connection:
             return
         self._connection = connection
+        metrics.SOURCE_CONNECTIONS.inc()
         self._trouble = ""
         if self._failed_at is not None and self._at is not None:
             away_s = time.monotonic() - self._failed_at
@@ -131,19 +139,44 @@ class PostgresSource:
             self._at = await self._log.head()
         wake = FIRST_LOOK
         while not connection.worn_out:
-            closed = await connection.turn(self._at, wake)
+            covers = self._watched()
+            closed = await connection.turn(self._at, wake, covers)
             if closed is None:
                 # The ledger does not hold our last batch: another history. Begin at its head.
                 self._at = await self._log.head()
                 logger.warning("The ledger is not the one of before; going on from its head.")
                 self._restarted_until = time.monotonic() + RESTARTED_S
             self._say_well(connection)
-            if closed:
-                async for window in self._windows(closed):
+            if closed is not None and closed.events is not None:
+                window = self._window(closed.batches[-1], covers, closed.events)
+                yield window
+                self._deliveries.record(window, _now_ms())
+            elif closed is not None and closed.batches:
+                async for window in self._windows(closed.batches):
                     yield window
+                    self._deliveries.record(window, _now_ms())
             elif closed is None or wake.polled:
-                yield self._tick()
+                tick = self._tick()
+                yield tick
+                self._deliveries.record(tick, _now_ms())
             wake = await connection.wait()
+            for question in wake.questions:
+                await self._answer(connection, question)
+
+    async def _answer(self, connection: ListeningConnection, question: str) -> None:
+        watched = self._watched()
+        text = self._deliveries.answer(
+            question,
+            now_ms=_now_ms(),
+            backend=connection.backend,
+            process=os.getpid(),
+            host=socket.gethostname(),
+            leads=connection.leads,
+            coalescing=connection.coalescing,
+            watches=None if watched is None else len(watched),
+        )
+        if text is not None:
+            await connection.answer(text)
 
     def _tick(self) -> Window:
         """Says how far the log has come, so that a dropped last window is noticed too."""
@@ -169,15 +202,22 @@ class PostgresSource:
                 events = None
             elif covers is None or covers:
                 events = await self._log.window(before.n + 1, last.n, covers)
-            self._at = last
-            yield Window(
-                before.n + 1,
-                last.n,
-                before.closed_at_ms,
-                last.closed_at_ms,
-                frozenset() if events is None else covers,
-                events or (),
-            )
+            yield self._window(last, covers, events)
+
+    def _window(
+        self, last: LedgerRow, covers: frozenset[str] | None, events: tuple[Event, ...] | None
+    ) -> Window:
+        """Of the batches up to `last`, where we then are. Without events it covers nobody."""
+        before, self._at = self._at, last
+        assert before is not None
+        if events is None:
+            covers, events = frozenset(), ()
+        first = before.n + 1
+        return Window(first, last.n, before.closed_at_ms, last.closed_at_ms, covers, events)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _told_by_server(error: Exception) -> bool:
