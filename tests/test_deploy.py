@@ -95,6 +95,8 @@ def test_streams_pass_nginx_at_once_and_go_on_when_a_process_behind_it_is_killed
         script = httpx.get(f"https://127.0.0.1:{port}/static/agent_events/main.js", verify=False)
         assert script.status_code == 200
         assert "immutable" in script.headers["cache-control"]
+        hidden = httpx.get(f"https://127.0.0.1:{port}/metrics", verify=False)
+        assert hidden.status_code == 404
 
         with watching(port, cookies) as stream, socket(port, cookies) as client:
             assert next(stream.messages())[0] == "hello"

@@ -11,12 +11,16 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from agent_events.database import COALESCING_KEY
+from tests.support.ear import Ear, channel_of
+from tests.support.roles import temporary_role
+
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
 
 TENANT, OTHER = "3b241101-e2bb-4255-8caf-4136c566a962", str(uuid.UUID(int=2))
 AGENT = str(uuid.UUID(int=0xA9E7))
-CHANNEL = f"agent_event_{TENANT}"
+CHANNEL = channel_of(TENANT)
 INSERT = """
     INSERT INTO agent_events (tenant_id, agent_id, event_type, payload) VALUES (%s, %s, %s, %s)
 """
@@ -26,33 +30,9 @@ INSERT_MANY = """
 """
 
 
-class Ear:
-    """Listens to the doorbell, one tenant's channel, and a channel that marks the end."""
-
-    def __init__(self, connect: Connect) -> None:
-        self.connection = connect()
-        self.other = connect()
-        for channel in ("agent_events", CHANNEL, "enough"):
-            self.connection.execute(f'LISTEN "{channel}"')
-
-    def heard(self) -> list[tuple[str, str]]:
-        """(channel, body) of all that was committed before this call, in order."""
-        self.other.execute("NOTIFY enough")  # notifications come in the order of the commits
-        notes = []
-        for note in self.connection.notifies(timeout=10):
-            if note.channel == "enough":
-                return notes
-            notes.append((note.channel, note.payload))
-        raise AssertionError(f"the end never came; heard {notes}")
-
-    def bodies(self) -> list[Any]:
-        """What the tenant's channel said, parsed."""
-        return [json.loads(body) for channel, body in self.heard() if channel == CHANNEL]
-
-
 @pytest.fixture
 def ear(connect: Connect) -> Ear:
-    return Ear(connect)
+    return Ear(connect, TENANT)
 
 
 def test_an_insert_rings_and_tells_the_tenants_channel(connect: Connect, ear: Ear) -> None:
@@ -205,6 +185,118 @@ def test_a_producer_that_spoils_the_counter_spoils_no_insert(connect: Connect, e
             connection.execute("SELECT set_config('agent_events.rung', %s, true)", [value])
             connection.execute(INSERT, [TENANT, AGENT, "x", "1"])
         assert ear.heard()[0] == ("agent_events", ""), value
+
+
+def test_while_somebody_holds_k_no_commit_rings_and_the_holder_need_not_say_goodbye(
+    connect: Connect, ear: Ear
+) -> None:
+    holder, producer = connect(), connect()
+    holder.execute(f"SELECT pg_advisory_lock({COALESCING_KEY})")
+    producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+    producer.execute(INSERT_MANY, [TENANT, AGENT, 200])
+    with producer.cursor().copy(
+        "COPY agent_events (tenant_id, agent_id, event_type, payload) FROM STDIN"
+    ) as copy:
+        copy.write_row([TENANT, AGENT, "x", "1"])
+    holder.execute(INSERT, [TENANT, AGENT, "its own", "1"])
+    assert [channel for channel, _ in ear.heard()] == ["agent_events", CHANNEL]  # its own alone
+    holder.close()
+    ear.other.execute(
+        "SELECT pg_advisory_lock(k), pg_advisory_unlock(k)"  # waits until it has gone
+        f"  FROM (SELECT {COALESCING_KEY} AS k) AS key"
+    )
+    producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+    assert len(ear.heard()) == 2
+
+
+def test_whoever_only_looks_whether_k_is_held_silences_nobody(connect: Connect, ear: Ear) -> None:
+    looks = connect()
+    looks.execute(f"SELECT pg_advisory_lock_shared({COALESCING_KEY})")
+    connect().execute(INSERT, [TENANT, AGENT, "x", "1"])
+    assert len(ear.heard()) == 2
+
+
+def test_each_statement_looks_for_itself_and_leaves_no_lock_behind(
+    connect: Connect, ear: Ear
+) -> None:
+    holder, producer = connect(), connect()
+    with producer.transaction():
+        producer.execute(INSERT, [TENANT, AGENT, "heard", "1"])
+        # Free to be taken, though the producer is in its transaction still.
+        row = holder.execute(f"SELECT pg_try_advisory_lock({COALESCING_KEY})").fetchone()
+        assert row == (True,)
+        producer.execute(INSERT, [TENANT, AGENT, "not heard", "1"])
+        holder.execute(f"SELECT pg_advisory_unlock({COALESCING_KEY})")
+        producer.execute(INSERT, [TENANT, AGENT, "heard again", "1"])
+        held = producer.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        ).fetchone()
+        assert held == (0,)
+    assert [event["type"] for event in ear.bodies()] == ["heard", "heard again"]
+
+
+@pytest.mark.parametrize("coalescing", [False, True], ids=["ringing", "coalescing"])
+def test_a_role_that_may_insert_and_nothing_else_inserts_whoever_holds_k(
+    dsn: str, connect: Connect, ear: Ear, coalescing: bool
+) -> None:
+    owner, producer, holder = connect(), connect(), connect()
+    with temporary_role(dsn) as role:
+        owner.execute(
+            f"GRANT INSERT (tenant_id, agent_id, event_type, payload) ON agent_events TO {role}"
+        )
+        if coalescing:
+            holder.execute(f"SELECT pg_advisory_lock({COALESCING_KEY})")
+        producer.execute(f"SET ROLE {role}")
+        producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+        with pytest.raises(errors.InsufficientPrivilege):
+            producer.execute("SELECT FROM agent_event_bus")
+        assert len(ear.heard()) == (0 if coalescing else 2)
+        producer.close()
+
+
+def test_prepare_transaction_works_quietly_or_while_k_is_held_and_not_otherwise(
+    connect: Connect, ear: Ear
+) -> None:
+    producer, holder = connect(), connect()
+    producer.execute("BEGIN")
+    producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+    with pytest.raises(errors.FeatureNotSupported, match="NOTIFY"):
+        producer.execute("PREPARE TRANSACTION 'loud'")
+    for name, before in (("quiet", "SET LOCAL agent_events.quiet = on"), ("held", "SELECT 1")):
+        if name == "held":
+            holder.execute(f"SELECT pg_advisory_lock({COALESCING_KEY})")
+        producer.execute("BEGIN")
+        producer.execute(before)
+        producer.execute(INSERT, [TENANT, AGENT, name, "1"])
+        producer.execute(f"PREPARE TRANSACTION '{name}'")
+        producer.execute(f"COMMIT PREPARED '{name}'")
+    assert ear.heard() == []
+    rows = producer.execute("SELECT event_type FROM agent_events ORDER BY id").fetchall()
+    assert rows == [("quiet",), ("held",)]
+
+
+def test_a_batch_is_told_to_the_bus_and_counted_for_each_of_its_tenants(
+    connect: Connect, ear: Ear
+) -> None:
+    sequencer = connect()
+    ear.connection.execute("LISTEN agent_events_batch")
+    ear.connection.execute(f'LISTEN "{channel_of(OTHER)}"')
+    for tenant, events in ((TENANT, 2), (OTHER, 150)):
+        with sequencer.transaction():
+            sequencer.execute("SET LOCAL agent_events.quiet = on")
+            sequencer.execute(INSERT_MANY, [tenant, AGENT, events])
+    tell = "SELECT agent_events_tell(a.n) FROM agent_events_append() AS a"
+    assert sequencer.execute(tell).fetchall() == [(True,)]
+    first, *tenants = ear.heard()
+    assert first == ("agent_events_batch", "1")
+    assert {channel: json.loads(body) for channel, body in tenants} == {
+        CHANNEL: {"batch": 1, "count": 2},
+        channel_of(OTHER): {"batch": 1, "count": 150},
+    }
+    sequencer.execute("UPDATE agent_event_bus SET bodies = false")
+    sequencer.execute(INSERT, [TENANT, AGENT, "x", "1"])
+    sequencer.execute(tell)
+    assert ear.heard() == [("agent_events", ""), ("agent_events_batch", "2")]
 
 
 def test_agent_events_listen_listens_for_any_client(connect: Connect) -> None:

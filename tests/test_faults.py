@@ -11,8 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,132 +20,11 @@ import pytest
 
 from project.embedded import EmbeddedPostgres
 from tests.conftest import Connect
-from tests.support import Server, login, make_tenant, make_user, wait_until
-from tests.support.load import Follower, Load, in_log_order
+from tests.support import wait_until
 from tests.support.proxy import proxy_to
+from tests.support.watch import StartServer, leader_of, process_state, watched
 
-StartServer = Callable[..., Server]
 Report = Callable[[str, object], None]
-
-# The session that holds the sequencer's lock.
-LEADER = """
-    SELECT a.pid, a.client_port FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-     WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'agent_events bus'
-       AND a.datname = current_database()
-"""
-
-
-class Watch:
-    """Two server processes under load, the first of which leads, with followers of both."""
-
-    def __init__(self, dsn: str, load: Load, followers: list[Follower], leader: int) -> None:
-        self.dsn = dsn
-        self.load = load
-        self.followers = followers
-        self.leader = leader  # the backend of the first server's listening connection
-
-    def connection(self) -> psycopg.Connection[Any]:
-        """A session beside the load, in autocommit."""
-        return psycopg.connect(self.dsn, autocommit=True)
-
-    def alive(self, pid: int) -> bool:
-        """Is there a session of this process id?"""
-        with self.connection() as db:
-            return bool(db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall())
-
-    def quiet(self) -> bool:
-        """Is no transaction open, and every event in the ledger?"""
-        with self.connection() as db:
-            row = db.execute(
-                "SELECT total = (SELECT count(*) FROM agent_events)"
-                "   AND pg_snapshot_xmin(pg_current_snapshot())"
-                "     = pg_snapshot_xmax(pg_current_snapshot())"
-                "  FROM agent_events_head()"
-            ).fetchone()
-        return bool(row and row[0])
-
-    async def recovery(self, since: float, followers: list[Follower] | None = None) -> float:
-        """Seconds until each follower (all of them, if not given) got an event committed since."""
-        worst = 0.0
-        for follower in followers or self.followers:
-
-            def found(follower: Follower = follower) -> list[float]:
-                return [
-                    came
-                    for event, came in list(follower.at.items())
-                    if self.load.committed.get(event, 0) > since
-                ]
-
-            await asyncio.to_thread(wait_until, found, 40, "an event committed after the fault")
-            worst = max(worst, min(found()) - since)
-        return worst
-
-    def exact(self) -> None:
-        """What every follower saw is what was committed, each once, in the log's order."""
-        with self.connection() as db:
-            expected = in_log_order(db, self.load.tenant)
-            stored = {row[0] for row in db.execute("SELECT id FROM agent_events").fetchall()}
-        assert set(expected) == stored
-        assert len(expected) == len(stored)
-        assert not stored & self.load.rolled_back
-        for follower in self.followers:
-            assert follower.seen == expected
-            assert not follower.kinds & {"reset", "truncated"}
-
-
-@asynccontextmanager
-async def watched(
-    dsn: str,
-    server: StartServer,
-    *,
-    victim_dsn: str | None = None,
-    options: str = "",
-    somebody_leads: bool = True,
-) -> AsyncIterator[Watch]:
-    """Load and followers, of the victim (the first server) and of a bystander; exact at the end."""
-    tenant = make_tenant(dsn, "Harbour")
-    make_user(dsn, "ann", tenants=[tenant])
-    load = Load(dsn, tenant, options=options)
-    victim = server(env={"DATABASE_URL": victim_dsn or dsn})
-    cookies = login(victim, "ann")
-
-    def done(seen: list[int]) -> bool:
-        if not load.over:
-            return False
-        with psycopg.connect(dsn) as db:
-            row = db.execute("SELECT count(*) FROM agent_events").fetchone()
-        assert row is not None
-        return len(seen) >= row[0]
-
-    first = Follower(victim, cookies)
-    tasks = [asyncio.create_task(first.follow(done))]
-    try:
-        with load.running():
-            leader = 0
-            if somebody_leads:
-                leader = await asyncio.to_thread(wait_until, lambda: _leader(dsn), 20, "a leader")
-            bystander = server()
-            others = [Follower(victim, cookies, patience=4), Follower(bystander, cookies)]
-            sse = Follower(bystander, cookies, patience=9)
-            tasks += [asyncio.create_task(follower.follow(done)) for follower in others]
-            tasks.append(asyncio.create_task(asyncio.to_thread(sse.follow_by_event_source, done)))
-            watch = Watch(dsn, load, [first, *others, sse], leader)
-            await watch.recovery(time.monotonic())  # all of them are on
-            yield watch
-            await asyncio.to_thread(load.wait_for_commits, 20)
-        await asyncio.wait_for(asyncio.gather(*tasks), 60)
-    finally:
-        load.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    watch.exact()
-
-
-def _leader(dsn: str) -> int | None:
-    with psycopg.connect(dsn) as db:
-        row = db.execute(LEADER).fetchone()
-    return row[0] if row else None
 
 
 @pytest.fixture
@@ -157,11 +35,6 @@ def report(record_property: Callable[[str, object], None]) -> Report:
         record_property("recovery", f"{name}: {value}")
 
     return tell
-
-
-def process_state(pid: int) -> str:
-    """The letter that Linux gives the state of a process: T is stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
 
 
 async def test_the_listeners_backend_terminated(
@@ -194,7 +67,7 @@ async def test_the_sequencing_process_stopped(
         )
         report("sequencing process stopped, its lock free", f"{time.monotonic() - at:.2f} s")
         await asyncio.to_thread(
-            wait_until, lambda: _leader(watch.dsn), 10, "the other process to lead"
+            wait_until, lambda: leader_of(watch.dsn), 10, "the other process to lead"
         )
         assert process_state(process.pid) == "T"
         woken_at = time.monotonic()
@@ -262,7 +135,7 @@ async def test_postgresql_restarted(
 ) -> None:
     postgres = cluster()
     dsn = postgres.dsn()
-    async with watched(dsn, lambda **kw: server(**{"env": {"DATABASE_URL": dsn}, **kw})) as watch:
+    async with watched(dsn, server) as watch:
         pid = postgres.pid
         await asyncio.to_thread(postgres.stop, mode)
         assert postgres.pid is None
@@ -283,8 +156,7 @@ async def test_postgresql_killed_and_transaction_ids_come_back(
     postgres = cluster(wal_writer_delay="10s")
     dsn = postgres.dsn()
     options = "-c synchronous_commit=off"
-    start = lambda **kw: server(**{"env": {"DATABASE_URL": dsn}, **kw})  # noqa: E731
-    async with watched(dsn, start, options=options) as watch:
+    async with watched(dsn, server, options=options) as watch:
         await asyncio.to_thread(watch.load.wait_for_commits, 50)
         with watch.load.paused():
             await asyncio.to_thread(wait_until, watch.quiet, 10, "all events to be in the ledger")

@@ -299,7 +299,7 @@ def test_a_page_is_bounded_in_bytes_but_for_one_event(
     connect: Connect, root: Client, settings: Any
 ) -> None:
     settings.AGENT_EVENTS = {"PAGE_BYTES": 1000}
-    made = [put(connect(), TENANTS[0], payload=json.dumps("x" * size)) for size in (400, 400, 5000)]
+    made = [put(connect(), TENANTS[0], payload=json.dumps("x" * size)) for size in (300, 300, 5000)]
     assert [ids(page) for page in walk(root)] == [[made[2]], [made[1], made[0]]]
     assert [ids(page) for page in walk(root, order="asc")] == [[made[0], made[1]], [made[2]]]
 

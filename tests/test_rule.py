@@ -26,6 +26,7 @@ from agent_events.feed import Feed
 from agent_events.filters import Filter
 from agent_events.log import Log, Page, Resolved
 from agent_events.position import EARLIEST, LATEST, Cursor, Position, Verdict, judge
+from agent_events.stretch import Stretch
 from agent_events.subscriber import Kind, Subscriber, Update
 from agent_events.window import Tenants, Window
 from agent_events.wire import Event
@@ -109,7 +110,7 @@ class MemoryLog:
         shift = 1_000 if n % 2 else 0
         self.batches.append(
             [
-                Event(n, closed_ms(n), shift + id_, tenant, AGENT, kind, "{}", "")
+                event(n, shift + id_, tenant, kind)
                 for id_, (tenant, kind) in zip(ids, events, strict=True)
             ]
         )
@@ -144,8 +145,8 @@ class MemoryLog:
             if event.position > position and filter.matches(event.agent_id, event.type)
         ][: SMALL.page_rows]
         if len(found) == SMALL.page_rows:
-            return Page(found, self.cursor(found[-1].position), False)
-        return Page(found, self.cursor(Position(head + 1)), True)
+            return page(found, self.cursor(found[-1].position), False)
+        return page(found, self.cursor(Position(head + 1)), True)
 
     async def resolve(self, text: str) -> Resolved:
         head = await self._until_let("resolve")
@@ -157,6 +158,18 @@ class MemoryLog:
         assert cursor == self.cursor(cursor.position), "a cursor of no batch was given out"
         assert cursor.position.batch <= head + 1
         return Resolved(cursor, "")
+
+
+def event(batch: int, id_: int, tenant: str, kind: str) -> Event:
+    text = (
+        f'{{"id":{id_},"tenantId":"{tenant}","agentId":"{AGENT}","type":"{kind}",'
+        '"payload":{},"createdAt":null}'
+    )
+    return Event(batch, closed_ms(batch), id_, text)
+
+
+def page(events: list[Event], cursor: Cursor, at_head: bool) -> Page:
+    return Page(Stretch(events, str(cursor)) if events else None, cursor, at_head)
 
 
 def closed_ms(n: int) -> int:
@@ -512,6 +525,19 @@ def test_a_window_that_overlaps_what_was_read_gives_only_the_rest() -> None:
     machine.log.commit([(HARBOUR, "run")])
     machine.a_source_reads(0)  # batches 2 and 3
     machine.all_reads_end()
+    for _ in range(3):
+        machine.pull(viewer)
+    assert [event.batch for event in viewer.received] == [1, 2, 3]
+    machine.teardown()
+
+
+def test_a_window_that_overlaps_the_one_before_gives_only_the_rest() -> None:
+    machine = OneRule()
+    viewer = live_viewer(machine)
+    machine.log.commit([(HARBOUR, "run")])
+    machine.a_source_reads(0)  # batch 2
+    machine.log.commit([(HARBOUR, "run")])
+    machine.a_source_reads(1)  # batches 1 to 3
     for _ in range(3):
         machine.pull(viewer)
     assert [event.batch for event in viewer.received] == [1, 2, 3]

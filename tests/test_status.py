@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -394,7 +396,12 @@ def test_the_command_tells_who_sequences_and_exits_with_0(
     assert told["behind"] == "0 events"
     assert told["sequencer"].startswith("pid ")
     assert "agent_events bus" in told["sequencer"]
-    assert told["sequencer"] == told["listeners"]
+    assert watched.process is not None
+    where = f"process {watched.process.pid} on {socket.gethostname()}, at the head"
+    assert told["listeners"] == f"{told['sequencer']}; {where}"
+    assert told["mode"] == "ringing: each commit says when to look"
+    assert re.search(r"nobody waits \(\d+ looks\)", told["commit"])
+    assert "Fine: each commit rings, and none waits for another." in done.stdout
 
 
 def test_as_json_it_is_one_object_with_everything(dsn: str, connect: Connect) -> None:

@@ -34,8 +34,29 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(awkward, inner, max_size=3),
     max_leaves=8,
 )
+
+
+def event(
+    batch: int = 3,
+    closed_at_ms: int = 1_767_225_600_000,
+    id: int = 7,
+    tenant_id: str = TENANT,
+    agent_id: str = AGENT,
+    type: str = "turn_complete",
+    payload_text: str = '{"tokens": 142}',
+    created_at: str = "2026-01-01T00:00:00.123456Z",
+) -> Event:
+    """An event with these fields, its JSON as PostgreSQL writes it."""
+    text = (
+        f'{{"id":{id},"tenantId":"{tenant_id}","agentId":"{agent_id}",'
+        f'"type":{json.dumps(type, ensure_ascii=False)},"payload":{payload_text},'
+        f'"createdAt":{json.dumps(created_at or None)}}}'
+    )
+    return Event(batch, closed_at_ms, id, text)
+
+
 events = st.builds(
-    Event,
+    event,
     batch=st.integers(1, 2**40),
     closed_at_ms=st.integers(0, 2**41),
     id=st.integers(1, 2**63 - 1),
@@ -46,21 +67,6 @@ events = st.builds(
     payload_text=values.map(lambda value: json.dumps(value, ensure_ascii=False)),
     created_at=st.sampled_from(["2026-01-01T00:00:00.000000Z", ""]),
 )
-
-
-def event(**fields: Any) -> Event:
-    """An event with these fields, and something plain in the others."""
-    plain = {
-        "batch": 3,
-        "closed_at_ms": 1_767_225_600_000,
-        "id": 7,
-        "tenant_id": TENANT,
-        "agent_id": AGENT,
-        "type": "turn_complete",
-        "payload_text": '{"tokens": 142}',
-        "created_at": "2026-01-01T00:00:00.123456Z",
-    }
-    return Event(**{**plain, **fields})
 
 
 def as_a_browser_reads(text: str) -> list[dict[str, str]]:
@@ -80,17 +86,6 @@ def as_a_browser_reads(text: str) -> list[dict[str, str]]:
         elif field in message:
             message[field] = value
     return found
-
-
-def test_an_event_has_six_names_and_nothing_else() -> None:
-    assert event().json == (
-        f'{{"id":7,"tenantId":"{TENANT}","agentId":"{AGENT}","type":"turn_complete",'
-        '"payload":{"tokens": 142},"createdAt":"2026-01-01T00:00:00.123456Z"}'
-    )
-
-
-def test_an_infinite_time_is_null() -> None:
-    assert json.loads(event(created_at="").json)["createdAt"] is None
 
 
 @unhurried
@@ -115,6 +110,20 @@ def test_whatever_an_event_holds_it_is_one_message_for_a_browser(made: list[Even
     assert [message["event"] for message in read[1:]] == ["message"] * len(made)
     assert [message["data"] for message in read[1:]] == [one.json for one in made]
     assert [message["id"] for message in read[1:]] == [one.cursor for one in made]
+
+
+@unhurried
+@given(st.lists(events, min_size=1, max_size=4), st.integers(1, 2_000))
+def test_pieces_of_an_event_stream_are_the_whole_and_may_end_after_any_event(
+    made: list[Event], size: int
+) -> None:
+    whole = "".join(map(wire.sse_event, made)).encode()
+    assert b"".join(block for block, _ in wire.sse_blocks(made)) == whole
+    assert [one for _, run in wire.sse_blocks(made) for one in run] == made
+    cut = wire.sse_up_to(made, size)
+    assert whole.startswith(cut)
+    ends = [len("".join(map(wire.sse_event, made[:n])).encode()) for n in range(1, len(made) + 1)]
+    assert len(cut) == min((end for end in ends if end >= size), default=ends[-1])
 
 
 def test_a_named_message_without_a_cursor_leaves_the_last_id_alone() -> None:
@@ -149,6 +158,14 @@ def test_frames_hold_all_events_in_order_and_the_last_has_the_whole_cursor(
     got = frames(made, "end")
     assert [one for frame in got for one in frame["events"]] == [json.loads(e.json) for e in made]
     assert got[-1]["cursor"] == "end"
+
+
+def test_many_events_go_in_frames_and_pieces_of_a_bounded_size() -> None:
+    made = [event(id=n, payload_text=json.dumps("x" * 1_000)) for n in range(1, 200)]
+    sizes = [len(text) for text, _ in wire.events_frames(made, "end")]
+    sizes += [len(block) for block, _ in wire.sse_blocks(made)]
+    assert min(len(sizes), 6) == 6
+    assert max(sizes) < 1.1 * wire.FRAME_CHARS
 
 
 def test_large_events_travel_in_frames_of_their_own_that_can_be_resumed_between() -> None:
@@ -194,6 +211,26 @@ def test_a_window_survives_the_way_through_a_layer(window: Window) -> None:
     assert Window.from_text(text) == window
 
 
+@unhurried
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=8),
+    st.none() | st.frozensets(st.sampled_from("abcd")),
+    st.none() | st.sets(st.sampled_from("abcd"), min_size=1),
+)
+def test_a_window_gives_each_stream_its_tenants_events_in_order(
+    tenants: list[str], covers: frozenset[str] | None, wanted: set[str] | None
+) -> None:
+    ids = dict(zip("abcd", (str(uuid.UUID(int=n)) for n in range(4)), strict=True))
+    held = [tenant for tenant in tenants if covers is None or tenant in covers]
+    made = tuple(event(id=n, tenant_id=ids[tenant]) for n, tenant in enumerate(held))
+    covered = None if covers is None else frozenset(ids[tenant] for tenant in covers)
+    window = Window(3, 3, 0, 1, covered, made)
+    asked = None if wanted is None else tuple(sorted(ids[tenant] for tenant in wanted))
+    assert list(window.events_of(asked)) == [
+        one for one in made if asked is None or one.tenant_id in asked
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1,2]", "null", '[1,2,3,4,null,[["a"]],false]'])
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -210,6 +247,36 @@ async def log(dsn: str) -> AsyncIterator[Log]:
     await log.open()
     yield log
     await log.close()
+
+
+async def test_an_event_is_six_names_and_nothing_else_however_awkward_its_type(
+    connect: Connect, log: Log
+) -> None:
+    connection = connect()
+    characters = (
+        "".join(map(chr, range(1, 0x180))) + LINE_BREAKS + "\u200b\ufeff\U0001f600</script>"
+    )
+    types = ["turn_complete", *(characters[at : at + 200] for at in range(0, len(characters), 200))]
+    times = ["2026-01-01T00:00:00.123456Z", "infinity", "2026-01-01T00:00:00Z"]
+    for kind in types:
+        for time in times:
+            connection.execute(
+                "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload, created_at)"
+                """ VALUES (%s, %s, %s, '{"tokens":142}', %s)""",
+                [TENANT, AGENT, kind, time],
+            )
+    connection.execute("SELECT agent_events_append()")
+    page = await log.page((TENANT,), (await log.resolve("earliest")).cursor, Filter())
+    assert page.events[0].json == (
+        f'{{"id":1,"tenantId":"{TENANT}","agentId":"{AGENT}","type":"turn_complete",'
+        '"payload":{"tokens": 142},"createdAt":"2026-01-01T00:00:00.123456Z"}'
+    )
+    # As Python would write it: one text, whoever made it.
+    shown = [times[0], "", times[2].replace("Z", ".000000Z")]
+    expected = [(kind, time) for kind in types for time in shown]
+    assert [(one.type, one.created_at) for one in page.events] == expected
+    for one, (kind, time) in zip(page.events, expected, strict=True):
+        assert one == event(one.batch, one.closed_at_ms, one.id, type=kind, created_at=time)
 
 
 async def test_numbers_that_no_float_holds_arrive_as_they_were_written(

@@ -1,0 +1,14 @@
+"""The project's settings, with the bus's own taken from the environment: for server processes.
+
+TEST_AGENT_EVENTS   JSON, over what `project.settings.AGENT_EVENTS` says
+
+`tests.support.watch.bus_settings` makes the environment that leads here.
+"""
+
+import json
+import os
+
+from project.settings import *  # noqa: F403
+from project.settings import AGENT_EVENTS
+
+AGENT_EVENTS = {**AGENT_EVENTS, **json.loads(os.environ.get("TEST_AGENT_EVENTS", "{}"))}

@@ -1,0 +1,148 @@
+"""The advice: silent about a bus that is well, and right about why one is slow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agent_events.advice import Advice, advice
+from agent_events.conf import Settings
+from agent_events.facts import (
+    CommitWaits,
+    Counters,
+    Head,
+    Interval,
+    Rates,
+    Session,
+    Setup,
+    Status,
+    Waiter,
+)
+from agent_events.watching import rates
+
+BUS = Session(1, "app", "agent_events bus", "10.0.0.1", None)
+WELL = Status(
+    setup=Setup(180004, False, (), False, (), "O", 1),
+    head=Head(9, 99, datetime.now(UTC), 0.1),
+    sequencer=BUS,
+    listeners=(BUS,),
+    counters=Counters(100.0, 1_000),
+)
+COALESCING = replace(WELL, coalescer=BUS)
+QUIET = Interval(1.0, CommitWaits(looks=20), busy=0.0, rings=0, told=0, answers=())
+IDLE = Rates(commits=3, events=0, batches=0, notifications=0, waits_grow=0)
+LOAD = Rates(commits=5_000, events=5_000, batches=90, notifications=90, waits_grow=0)
+
+
+def waiter(*, ours: bool) -> Waiter:
+    session = Session(7, "them", "billing", None, 0.1)
+    return Waiter(session, "shop", ours, looks=9, waits_s=0.01)
+
+
+def waits(*, ours: bool) -> Interval:
+    seen = CommitWaits(20, 9, 4, 0.01, (waiter(ours=ours),), 1, 0.0 if ours else 1.0)
+    return replace(QUIET, waits=seen, rings=400)
+
+
+def told(status: Status, between: Interval, rate: Rates | None = LOAD, **settings: Any) -> Advice:
+    found = advice(status, between, rate, Settings(**settings))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("rate", [None, IDLE, LOAD])
+@pytest.mark.parametrize(
+    "status", [WELL, replace(WELL, listeners=(), sequencer=None), replace(WELL, behind=4)]
+)
+def test_a_bus_that_is_well_is_fine(status: Status, rate: Rates | None) -> None:
+    assert told(status, QUIET, rate).fine
+    assert told(status, Interval(), rate).fine  # nothing could be looked at
+
+
+def test_commits_that_happen_to_meet_are_no_alarm() -> None:
+    once = replace(QUIET, waits=CommitWaits(20, 2, 1, 0.001, (waiter(ours=True),), 1))
+    assert told(WELL, once).fine
+
+
+def test_coalescing_is_fine_too() -> None:
+    found = told(COALESCING, replace(QUIET, busy=0.3))
+    assert (found.code, found.fine) == ("coalescing", True)
+    assert found.words.startswith("Coalescing, fine")
+
+
+def test_waits_of_others_name_them() -> None:
+    for status in (WELL, COALESCING):
+        found = told(status, waits(ours=False))
+        assert found.code == "waits"
+        assert "pid 7 (them, billing, database shop)" in found.words
+        assert "45% of 20 looks" in found.words
+
+
+def test_waits_of_our_own_name_the_cause() -> None:
+    ours = waits(ours=True)
+    assert '"ring"' in told(WELL, ours, mode="ring").words
+    assert "400 rings/s" in told(WELL, ours).words
+    assert "COALESCE_ABOVE (1,000)" in told(WELL, ours).words
+    assert "manage.py listen_events" in told(replace(WELL, sequencer=None), ours).words
+    assert "Look again in a moment" in told(COALESCING, ours).words
+    assert told(WELL, ours).code == "waits"
+
+
+def test_events_that_come_faster_than_batches_are_closed_are_time_for_a_broker() -> None:
+    late = replace(COALESCING, behind=9_000, waits_s=4.0)
+    growing = replace(LOAD, waits_grow=0.8)
+    assert told(late, QUIET, growing).code == "broker"
+    assert "9,000 wait, for 4 s" in told(late, QUIET, growing).words
+    assert told(late, QUIET, replace(LOAD, waits_grow=-0.5)).code != "broker"  # it catches up
+    assert told(replace(late, waits_s=0.1), QUIET, growing).code != "broker"
+    assert told(replace(WELL, waits_s=4.0), QUIET, growing).code != "broker"  # not coalescing yet
+
+
+def test_a_sequencer_without_room_is_time_for_a_broker() -> None:
+    assert told(COALESCING, replace(QUIET, busy=0.95)).code == "broker"
+    assert told(COALESCING, replace(QUIET, busy=0.95), IDLE).code != "broker"
+    assert told(WELL, replace(QUIET, busy=0.95)).code != "broker"
+    few = replace(QUIET, busy=1.0, waits=CommitWaits(looks=3))
+    assert told(COALESCING, few).code != "broker"
+
+
+def test_a_notification_queue_that_others_fill_is_said() -> None:
+    found = told(replace(WELL, queue_usage=0.6), QUIET)
+    assert (found.code, found.fine) == ("broker", False)
+    assert "if this comes again" in found.words
+
+
+def test_what_is_wrong_is_not_called_fine() -> None:
+    broken = replace(WELL, fault="overtaken")
+    assert told(broken, QUIET).words == "No commit waits for another. See what is wrong, above."
+
+
+def test_without_facts_there_is_no_advice() -> None:
+    assert advice(Status(unreachable="refused"), Interval(), None, Settings()) is None
+    standby = replace(WELL, setup=replace(WELL.setup, standby=True))  # type: ignore[type-var]
+    assert advice(standby, QUIET, None, Settings()) is None
+
+
+def test_rates_are_what_grew_between_two_looks_without_the_looking_itself() -> None:
+    later = replace(
+        WELL,
+        head=Head(29, 599, datetime.now(UTC), 0.1),
+        counters=Counters(102.0, 1_250),
+        waits_s=1.0,
+    )
+    between = replace(QUIET, over_s=1.5, rings=30, told=15, own_commits=50)
+    assert rates(WELL, later, between) == Rates(
+        commits=100, events=250, batches=10, notifications=30, waits_grow=0.5
+    )
+    deaf = rates(WELL, later, replace(between, rings=None, told=None))
+    assert deaf is not None
+    assert deaf.notifications is None
+
+
+def test_of_another_ledger_or_none_there_are_no_rates() -> None:
+    assert rates(WELL, Status(unreachable="refused"), QUIET) is None
+    restored = replace(WELL, head=Head(2, 20, datetime.now(UTC), 0.1))
+    assert rates(WELL, replace(restored, counters=Counters(102.0, 1_250)), QUIET) is None
