@@ -27,16 +27,12 @@ RESET_GRACE_MS = 5 * 60 * 1000
 _MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 
 # RFC 3339; '' where Python has no such time.
-CREATED_SQL = """CASE WHEN isfinite(created_at)
-         THEN to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') ELSE '' END"""
+CREATED_SQL = "coalesce(agent_events_time(created_at), '')"
 # One row form for all: what `Event` takes, in its order. The JSON is a piece of text to Python,
 # and NULL in a page's last row, which is a position and no event.
 ENTRY_SQL = f"""
     batch, {_MS.format("closed_at")} AS closed_at_ms, id,
-    '{{"id":' || id || ',"tenantId":"' || tenant_id || '","agentId":"' || agent_id
-        || '","type":' || to_json(event_type) || ',"payload":' || payload::text
-        || ',"createdAt":' || coalesce('"' || nullif({CREATED_SQL}, '') || '"', 'null')
-        || '}}' AS json
+    agent_events_json(id, tenant_id, agent_id, event_type, payload, created_at) AS json
 """
 EVENT_COLUMNS = 4
 # A page, cut where its events become too many bytes (but for its first one); then its position,
@@ -62,6 +58,8 @@ _WINDOW = f"""
          size AS (SELECT coalesce(sum(octet_length(json)), 0) <= %s AS fits FROM w)
     SELECT w.*, fits FROM size LEFT JOIN w ON fits ORDER BY batch, id
 """
+# The same of one batch, which is what is live: a batch of -1 then.
+_LIVE = "SELECT batch, closed_at_ms, id, event FROM agent_events_live(%s::uuid[], %s, %s)"
 HEAD_SQL = f"""
     SELECT batch, {_MS.format("closed_at")}, total,
            row_security_active('agent_events') OR row_security_active('agent_event_batches')
@@ -206,8 +204,11 @@ class Log:
         None where they exceed `page_bytes`, or some were pruned. Raises psycopg.Error.
         """
         wanted = None if tenants is None else sorted(tenants)
+        most = self._settings.page_bytes
         try:
-            rows = await self._rows(_WINDOW, (wanted, first, last, self._settings.page_bytes))
+            if first == last:
+                return live_of(await self._rows(_LIVE, (wanted, first, most)))
+            rows = await self._rows(_WINDOW, (wanted, first, last, most))
         except psycopg.errors.NoDataFound:
             return None
         if not rows[0][-1]:
@@ -287,6 +288,13 @@ def head_of(rows: Sequence[Sequence[Any]]) -> LedgerRow:
             "Let the role own both tables, or give it BYPASSRLS."
         )
     return LedgerRow(n, total, closed_at_ms)
+
+
+def live_of(rows: Sequence[Sequence[Any]]) -> tuple[Event, ...] | None:
+    """What agent_events_live returned, in each row's first columns; None for too many bytes."""
+    if rows and rows[0][0] == -1:
+        return None
+    return tuple([Event._make(row[:EVENT_COLUMNS]) for row in rows])
 
 
 def page_args(

@@ -18,10 +18,14 @@ RING_RATE_S = 0.25
 """The rate of rings is that of the last so many seconds: a sudden load is noticed at once."""
 EVENT_RATE_S = 2.0
 """The rate of events is that of the last so many: a short pause of the load ends nothing."""
-WAITS = 5
-"""So many looks at the commit lock count,"""
 WAITED = 3
-"""and so many of them with two commits waiting, or more, are no accident."""
+"""So many looks at the commit lock that find two commits waiting, or more, are no accident,"""
+WAITS_S = 1.0
+"""within this time."""
+WATCHED = 10
+"""The commit lock is looked at where more than this part of `coalesce_above` ring."""
+STEADY = 0.8
+"""Ringing begins again at this share of the rate at which it ended, or less: else it would flap."""
 FIRST_DRAIN_S = 0.01
 LAST_DRAIN_S = 0.25
 """How far apart the looks of DRAINING are, from the first to all after the last."""
@@ -66,7 +70,7 @@ class Pace:
         self._settings = settings
         self._rings = Rate(RING_RATE_S)
         self._events = Rate(EVENT_RATE_S)
-        self._waits: deque[bool] = deque(maxlen=WAITS)
+        self._waits: deque[float] = deque(maxlen=WAITED)
         self._since = 0.0
         self._ring_below = 0.0
         self._drain_s = FIRST_DRAIN_S
@@ -80,9 +84,10 @@ class Pace:
         """A batch of so many events was closed."""
         self._events.add(now, events)
 
-    def saw_waiting(self, commits: int) -> None:
+    def saw_waiting(self, now: float, commits: int) -> None:
         """So many commits waited for the commit lock, at one look."""
-        self._waits.append(commits >= 2)
+        if commits >= 2:
+            self._waits.append(now)
 
     def watch_waits(self, now: float) -> bool:
         """Is it worth looking who waits for the commit lock?
@@ -92,14 +97,14 @@ class Pace:
         return (
             self.mode is not Mode.COALESCING
             and self._settings.mode == "auto"
-            and self._rings.at(now) > self._settings.coalesce_above / 10
+            and self._rings.at(now) > self._settings.coalesce_above / WATCHED
         )
 
     def should_coalesce(self, now: float) -> bool:
         """Ringing or draining: is it time to spare producers the ringing?"""
         if self._settings.mode != "auto":
             return self._settings.mode == "coalesce"
-        waits = sum(self._waits) >= WAITED
+        waits = len(self._waits) == WAITED and now - self._waits[0] < WAITS_S
         return waits or self._rings.at(now) > self._settings.coalesce_above
 
     def should_ring(self, now: float) -> bool:
@@ -111,8 +116,9 @@ class Pace:
     def coalesce(self, now: float) -> None:
         """Producers are silent from here on."""
         # Where it began at a lower rate, because commits waited, it ends at a lower one too.
-        share = self._settings.ring_below / self._settings.coalesce_above
-        self._ring_below = min(self._settings.ring_below, self._rings.at(now) * share)
+        above = self._settings.coalesce_above
+        share = min(self._settings.ring_below / above, STEADY)
+        self._ring_below = share * min(above, max(above / WATCHED, self._rings.at(now)))
         self._since = now
         self._waits.clear()
         self.mode = Mode.COALESCING

@@ -18,7 +18,7 @@ from agent_events.database import (
     SEQUENCER_KEY,
     WRITE_SETTINGS_SQL,
 )
-from agent_events.log import ENTRY_SQL
+from agent_events.log import EVENT_COLUMNS, live_of
 from agent_events.tasks import end
 from agent_events.wire import Event
 
@@ -26,11 +26,12 @@ logger = logging.getLogger("agent_events")
 
 BATCH_CHANNEL = "agent_events_batch"
 TOLD_ROWS = 20_000
-"""A larger batch is one huge transaction: it is told of after its append, not within."""
+"""A larger batch is one huge transaction: it is told of after its append, not within
+(agent_events_sequence)."""
 FRESH_ROWS = 64
-FRESH_BYTES = 16_384
-"""So many events, with payloads of so many bytes, come with their append: less than the socket's
-buffers take, so that a process that stops reading holds nobody up."""
+FRESH_BYTES = 32_768
+"""So many events, of so many bytes in all, come with their append: less than the socket's buffers
+take, so that a process that stops reading holds nobody up."""
 HELD_IDLE_MS = 1_500
 """The server ends a session that holds K and says nothing for so long: producers ring again."""
 
@@ -48,20 +49,14 @@ _POLL = f"""
 # A small batch comes along: one round trip less for what is live. (Psycopg hands it over when the
 # server says that the statement, and with it the transaction, has ended.)
 _APPEND = f"""
-    SELECT {_LOOK}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-           a.n, a.rows, {_MS.format("a.closed_at")},
-           (SELECT {_MS.format("b.closed_at")} FROM agent_event_batches AS b WHERE b.n = a.n - 1),
-           t.told, e.*
-      FROM (SELECT 1) AS one LEFT JOIN agent_events_append(%(limit)s) AS a ON true
-      LEFT JOIN LATERAL (
-        SELECT agent_events_tell(a.n) AS told WHERE %(tell)s AND a.rows <= {TOLD_ROWS}) AS t ON true
-      LEFT JOIN LATERAL (
-        SELECT {ENTRY_SQL} FROM agent_events_fresh(%(tenants)s::uuid[], a.n, {FRESH_BYTES})
-         WHERE %(watched)s AND a.rows <= {FRESH_ROWS} ORDER BY batch, id) AS e ON true
+    SELECT {_LOOK}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, s.*
+      FROM (SELECT 1) AS one LEFT JOIN agent_events_sequence(
+           %(limit)s, %(tell)s, %(tenants)s::uuid[], {FRESH_ROWS}, {FRESH_BYTES}) AS s ON true
 """
 # The try form alone: an exclusive request that waits silences producers already.
 _HUSH = f"SELECT pg_try_advisory_lock({COALESCING_KEY})"
 _RING_AGAIN = f"SELECT pg_advisory_unlock({COALESCING_KEY})"
+_SETTINGS = "SELECT bodies FROM agent_event_bus"
 _IDLE_TIMEOUT = "SELECT set_config('idle_session_timeout', %s, false)"
 # After the release: whoever looked before has a lower id.
 _OWN_ID = "SELECT pg_current_xact_id()::text::bigint"
@@ -113,6 +108,10 @@ class Look(NamedTuple):
     listening: bool  # to all channels asked about
     head: int | None
     at_ms: int | None
+
+
+UNKNOWN = Look(listening=True, head=None, at_ms=None)
+"""What is seen by a statement that gave up."""
 
 
 class Appended(NamedTuple):
@@ -171,8 +170,11 @@ class Sequencer:
         return Look(*look)
 
     async def _write_settings(self) -> None:
+        bodies = self._settings.tenant_bodies
+        if (await self._rows(_SETTINGS))[0][0] == bodies:
+            return  # whether or not this role may write it
         try:
-            await self._bus.execute(WRITE_SETTINGS_SQL, {"bodies": self._settings.tenant_bodies})
+            await self._bus.execute(WRITE_SETTINGS_SQL, {"bodies": bodies})
         except psycopg.errors.InsufficientPrivilege:
             logger.warning(
                 'AGENT_EVENTS["TENANT_BODIES"] has no effect: this role may not write it down. '
@@ -194,7 +196,6 @@ class Sequencer:
             "channels": self._channels,
             "limit": self._settings.batch_limit,
             "tell": tell,
-            "watched": tenants is None or bool(tenants),
             "tenants": None if tenants is None else list(tenants),
         }
         try:
@@ -205,7 +206,7 @@ class Sequencer:
                 rows = await self._rows(_APPEND, {**args, "tell": False})
         except psycopg.errors.LockNotAvailable:
             self._blocked = True
-            return Appended(await self.poll(at), None, False, 0, None)
+            return Appended(UNKNOWN, None, False, 0, None)
         finally:
             if clearing is not None:
                 await end([clearing])
@@ -214,11 +215,7 @@ class Sequencer:
         look = Look(listening, head, at_ms)
         if n is None:
             return Appended(look, None, False, oldest, None)
-        events: tuple[Event, ...] | None = None
-        if not args["watched"] or (count <= FRESH_ROWS and event[0] is None):
-            events = ()
-        elif count <= FRESH_ROWS and event[0] >= 0:
-            events = tuple([Event._make(row[-len(Event._fields) :]) for row in rows])
+        events = () if event[0] is None else live_of([row[-EVENT_COLUMNS:] for row in rows])
         return Appended(look, Batch(n, count, closed_at_ms, before_ms), bool(told), oldest, events)
 
     async def _clear_the_way(self) -> None:
@@ -239,20 +236,26 @@ class Sequencer:
                 self._said_cannot = True
                 logger.error("Somebody keeps a batch open and cannot be ended: %s", error)
 
-    async def announce(self, n: int, *, tell: bool = False) -> None:
+    async def announce(self, n: int) -> None:
         """Tells the other processes that batch `n` is there, in a transaction after its own.
 
-        `tell`: and the tenants' channels, because its events may have rung nothing. Not while the
-        notification queue is half full, on its way to failing everybody's commits: the others poll.
+        Not while the notification queue is half full, on its way to failing everybody's commits:
+        the others poll.
         """
         with suppress(psycopg.errors.ProgramLimitExceeded):  # full all at once: likewise
-            if tell:
-                await self._bus.execute("SELECT agent_events_tell(%s)", (n,))
-                return
             await self._bus.execute(
                 "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
                 (BATCH_CHANNEL, str(n)),
             )
+
+    async def tell(self, n: int) -> None:
+        """Tells the tenants' channels of a batch too large to be told of with its append.
+
+        Over a connection of its own: it looks at each row. Raises nothing: whoever listens polls.
+        """
+        with suppress(psycopg.Error):
+            async with await AsyncConnection.connect(self._dsn, **CONNECT) as other:
+                await other.execute("SELECT agent_events_tell(%s)", (n,))
 
     async def others_listen(self) -> bool:
         """Are there other processes to be told of batches?"""

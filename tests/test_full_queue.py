@@ -73,6 +73,7 @@ async def test_events_go_on_while_a_listener_that_sits_in_a_transaction_fills_th
                 while True:
                     db.execute(FILL)
             assert usage(db) > 0.5
+            assert db.execute("SELECT agent_events_tell(1)").fetchone() == (False,)
             made = [insert(db, tenant) for _ in range(3)]
             assert [event["id"] for event in await socket.events(3)] == made
             assert usage(db) > 0.5, "it was full all the time"

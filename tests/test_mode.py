@@ -120,14 +120,14 @@ def _driven(pace: Pace, rate: int, per_commit: int, for_s: float) -> Iterator[fl
                 pace.ring()
 
 
-def test_commits_that_wait_at_three_of_five_looks_begin_it_far_below_the_rate() -> None:
+def test_commits_that_wait_at_three_looks_within_a_second_begin_it_far_below_the_rate() -> None:
     pace = Pace(SETTINGS)
     now = rung(pace, 40, 0.0)
     assert pace.watch_waits(now)
     for waiting in (2, 1, 0, 5):  # one that waits alone is no queue
-        pace.saw_waiting(waiting)
+        pace.saw_waiting(now, waiting)
         assert not pace.should_coalesce(now)
-    pace.saw_waiting(2)
+    pace.saw_waiting(now, 2)
     assert pace.should_coalesce(now)
 
 
@@ -135,7 +135,7 @@ def test_what_waits_began_at_a_low_rate_does_not_end_at_once() -> None:
     pace = Pace(SETTINGS)
     now = rung(pace, 40, 0.0)
     for _ in range(mode.WAITED):
-        pace.saw_waiting(3)
+        pace.saw_waiting(now, 3)
     assert pace.should_coalesce(now)
     pace.coalesce(now)
     for tenth in range(30):  # the same 40 a second, which is below `ring_below`
@@ -146,11 +146,37 @@ def test_what_waits_began_at_a_low_rate_does_not_end_at_once() -> None:
 
 def test_the_waits_that_began_it_do_not_begin_it_again() -> None:
     pace = Pace(SETTINGS)
-    for _ in range(mode.WAITS):
-        pace.saw_waiting(3)
+    for _ in range(mode.WAITED):
+        pace.saw_waiting(0.5, 3)
     pace.coalesce(1.0)
     pace.drain()
-    assert not pace.should_coalesce(5.0)
+    assert not pace.should_coalesce(1.2)
+
+
+def test_waits_of_long_ago_begin_nothing() -> None:
+    pace = Pace(SETTINGS)
+    for _ in range(mode.WAITED):
+        pace.saw_waiting(1.0, 3)
+    assert pace.should_coalesce(1.5)
+    assert not pace.should_coalesce(1.0 + mode.WAITS_S)
+
+
+def test_it_ends_on_a_log_without_events_whatever_began_it() -> None:
+    pace = Pace(SETTINGS)
+    for _ in range(mode.WAITED):
+        pace.saw_waiting(1.0, 3)
+    pace.coalesce(1.5)
+    assert pace.should_ring(1.5 + mode.EVENT_RATE_S)
+
+
+def test_a_lower_rate_that_is_above_the_upper_one_does_not_make_it_flap() -> None:
+    pace = Pace(Settings(coalesce_above=200, ring_below=700))
+    now = rung(pace, 300, 0.0)
+    assert pace.should_coalesce(now)
+    pace.coalesce(now)
+    for tenth in range(30):
+        pace.closed(now + tenth / 10, 30)
+    assert not pace.should_ring(now + 2.9)
 
 
 def test_the_commit_lock_is_not_looked_at_while_it_is_quiet_nor_while_nobody_rings() -> None:
@@ -168,8 +194,8 @@ def test_the_commit_lock_is_not_looked_at_while_it_is_quiet_nor_while_nobody_rin
 def test_a_mode_that_was_set_does_not_depend_on_the_load(fixed: str) -> None:
     pace = Pace(Settings(mode=fixed, coalesce_above=200, ring_below=100))
     for now in (0.0, rung(pace, 1_000, 0.0)):
-        for _ in range(mode.WAITS):
-            pace.saw_waiting(9)
+        for _ in range(mode.WAITED):
+            pace.saw_waiting(now, 9)
         assert pace.should_coalesce(now) is (fixed == "coalesce")
         assert not pace.watch_waits(now)
     pace.coalesce(1.0)

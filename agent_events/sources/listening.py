@@ -23,7 +23,7 @@ from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, sev
 from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.mode import Mode, Pace
-from agent_events.sequencer import BATCH_CHANNEL, Appended, Look, Sequencer
+from agent_events.sequencer import BATCH_CHANNEL, TOLD_ROWS, Appended, Look, Sequencer
 from agent_events.sources import Doorbell
 from agent_events.tasks import end
 from agent_events.wire import Event
@@ -40,6 +40,8 @@ ECHO_S = 2.0
 """A notification of our own that has not come back after so long does not come."""
 DEAF_S = 60.0
 """A connection that hears nothing is replaced after so long: the pooler may have gone."""
+SILENT_S = 0.1
+"""While K is held, a follower appends no more often than this, however small its patience."""
 MOST_QUESTIONS = 10
 """So many are answered at a time: any role can ask."""
 MISSED_POLLS = 3
@@ -111,6 +113,7 @@ class ListeningConnection:
         self._others = True  # processes that are to be told of batches
         self._rung_at: float | None = None  # rung, and no batch seen since
         self._announcing: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()  # of huge batches
 
     @classmethod
     async def open(cls, dsn: str, log: Log, settings: Settings) -> "ListeningConnection":
@@ -231,9 +234,10 @@ class ListeningConnection:
         if not self._deaf:
             self._check(appended.look)
         batch, rows = appended.batch, appended.batch.rows if appended.batch is not None else 0
-        if batch is not None and not appended.told and (spared or self._others):
-            self._announce(batch.n, tell=spared)
-        metrics.appended(time.monotonic() - began, rows, told=appended.told)
+        if batch is not None and not appended.told and self._others:
+            self._announcing = asyncio.create_task(self._sequencer.announce(batch.n))
+        if spared and rows > TOLD_ROWS:
+            self._tell(appended)
         self._batch_at = began
         interval_s = max(LEAST_INTERVAL_S, self._settings.append_interval_s)
         self._not_before = began + self._settings.append_interval_s if rows > BUSY_ROWS else 0.0
@@ -261,14 +265,15 @@ class ListeningConnection:
             pace.ring()
         if pace.watch_waits(now) and now >= self._waits_at:
             self._waits_at = now + WATCH_WAITS_S
-            pace.saw_waiting(await self._sequencer.commits_waiting())
+            pace.saw_waiting(now, await self._sequencer.commits_waiting())
         if pace.should_coalesce(now) and await self._sequencer.hush():
             pace.coalesce(now)
 
-    def _announce(self, n: int, *, tell: bool) -> None:
-        """Tells the others while this process reads the batch for itself."""
-        metrics.BATCHES_TOLD.inc()
-        self._announcing = asyncio.create_task(self._sequencer.announce(n, tell=tell))
+    def _tell(self, appended: Appended) -> None:
+        assert appended.batch is not None
+        task = asyncio.create_task(self._sequencer.tell(appended.batch.n))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _announced(self) -> None:
         if self._announcing is not None:
@@ -283,10 +288,13 @@ class ListeningConnection:
                 (ANSWER_CHANNEL, text),
             )
 
+    def look_again(self) -> None:
+        """Not all that a turn returned was handed over: the next one comes at once."""
+        self._more = True
+
     async def close(self) -> None:
         """Ends it, and leaves no task behind."""
-        if self._announcing is not None:
-            await end([self._announcing])
+        await end([*self._telling, *([self._announcing] if self._announcing else [])])
         await self._bus.close()
 
     def _must_append(self, wake: Wake, now: float) -> bool:
@@ -300,10 +308,12 @@ class ListeningConnection:
 
         It was rung; or it would not be, because producers are silent, and no batch comes.
         """
-        waits_since = self._rung_at
-        if waits_since is None and self._sequencer.k_held:
-            waits_since = self._batch_at
-        return inf if waits_since is None else waits_since + self._settings.follow_patience_s
+        patience_s = self._settings.follow_patience_s
+        if self._rung_at is not None:
+            return self._rung_at + patience_s
+        if self._sequencer.k_held:
+            return self._batch_at + max(patience_s, SILENT_S)
+        return inf
 
     def _check(self, look: Look) -> None:
         if not look.listening:

@@ -31,6 +31,11 @@ from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
+HAND_OVER_S = 0.5
+"""A backlog is handed over for so long at a time; the listening connection speaks in between."""
+MANY_TENANTS = 500
+"""A process in which more than these are watched reads every tenant's events: to name them all for
+each batch costs more."""
 RESTARTED_S = 5.0
 """For so long each tick says that the ledger is another one: a way may drop one of them."""
 
@@ -139,7 +144,7 @@ class PostgresSource:
             self._at = await self._log.head()
         wake = FIRST_LOOK
         while not connection.worn_out:
-            covers = self._watched()
+            covers = self._wanted()
             closed = await connection.turn(self._at, wake, covers)
             if closed is None:
                 # The ledger does not hold our last batch: another history. Begin at its head.
@@ -155,6 +160,8 @@ class PostgresSource:
                 async for window in self._windows(closed.batches):
                     yield window
                     self._deliveries.record(window, _now_ms())
+                if closed.batches:
+                    connection.look_again()
             elif closed is None or wake.polled:
                 tick = self._tick()
                 yield tick
@@ -178,6 +185,11 @@ class PostgresSource:
         if text is not None:
             await connection.answer(text)
 
+    def _wanted(self) -> frozenset[str] | None:
+        """The tenants to read for; None, all of them, where there are many of them to name."""
+        watched = self._watched()
+        return None if watched is not None and len(watched) > MANY_TENANTS else watched
+
     def _tick(self) -> Window:
         """Says how far the log has come, so that a dropped last window is noticed too."""
         at = self._at
@@ -188,15 +200,19 @@ class PostgresSource:
         )
 
     async def _windows(self, closed: list[LedgerRow]) -> AsyncGenerator[Window, None]:
-        """Windows of whole batches, up to `slice_rows` events each or one batch."""
+        """Windows of whole batches, up to `slice_rows` events each or one batch.
+
+        Takes from `closed` what it handed over, for HAND_OVER_S: the server must hear of us.
+        """
         assert self._at is not None
-        while closed:
+        until = time.monotonic() + HAND_OVER_S
+        while closed and time.monotonic() < until:
             before = self._at
             most = before.total + self._settings.slice_rows
             fitting = sum(1 for row in closed if row.total <= most)
             last = closed[max(fitting, 1) - 1]
             del closed[: max(fitting, 1)]
-            covers = self._watched()
+            covers = self._wanted()
             events: tuple[Event, ...] | None = ()
             if fitting == 0:
                 events = None

@@ -26,6 +26,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     rung integer;
+    few  uuid[]; -- tenants of few events, which are told one by one
 BEGIN
     -- Unset reads NULL or ''. For PREPARE TRANSACTION, which refuses after a NOTIFY, and bulk loads.
     IF current_setting('agent_events.quiet', true) = 'on' THEN
@@ -43,26 +44,29 @@ BEGIN
     IF rung >= 100 OR NOT @schema@.agent_events_bodies() THEN
         RETURN NULL;
     END IF;
-    SELECT rung + count(pg_notify('agent_event_' || made.tenant_id, made.body)) INTO rung
-      FROM (
-        SELECT e.tenant_id, '{"batch":null,"count":' || count(*) || '}' AS body
-          FROM inserted AS e GROUP BY e.tenant_id HAVING count(*) > 100
-        UNION ALL
-        SELECT told.tenant_id,
-               CASE WHEN octet_length(told.head || told.tail) < 8000
-                    THEN told.head || told.tail ELSE told.head || '}' END
+    WITH sized AS MATERIALIZED (
+        SELECT e.tenant_id, count(*) AS many FROM inserted AS e GROUP BY e.tenant_id
+    ),
+    told AS MATERIALIZED (
+        SELECT pg_notify('agent_event_' || s.tenant_id, '{"batch":null,"count":' || s.many || '}')
+          FROM sized AS s WHERE s.many > 100 LIMIT 100 - rung
+    )
+    SELECT rung + (SELECT count(*) FROM told), array_agg(s.tenant_id) FILTER (WHERE s.many <= 100)
+      INTO rung, few FROM sized AS s;
+    IF rung < 100 AND few IS NOT NULL THEN
+        SELECT rung + count(pg_notify('agent_event_' || told.tenant_id,
+                                      CASE WHEN octet_length(told.head || told.tail) < 8000
+                                           THEN told.head || told.tail ELSE told.head || '}' END))
+          INTO rung
           FROM (
             SELECT i.tenant_id,
                    '{"id":' || i.id || ',"agentId":"' || i.agent_id
                        || '","type":' || to_json(i.event_type)::text AS head,
                    ',"payload":' || i.payload::text || '}' AS tail
-              FROM (SELECT e.*, count(*) OVER (PARTITION BY e.tenant_id) AS many
-                      FROM inserted AS e) AS i
-             WHERE i.many <= 100
-             ORDER BY i.id
-          ) AS told
-         LIMIT 100 - rung
-      ) AS made;
+              FROM inserted AS i WHERE i.tenant_id = ANY (few)
+             ORDER BY i.id LIMIT 100 - rung
+          ) AS told;
+    END IF;
     PERFORM set_config('agent_events.rung', rung::text, true);
     RETURN NULL;
 END

@@ -116,14 +116,16 @@ async def watched(
     somebody_leads: bool = True,
     env: Mapping[str, str] | None = None,
     bystander_env: Mapping[str, str] | None = None,
+    pause_s: float = 0.02,
 ) -> AsyncIterator[Watch]:
     """Load and followers, of the victim (the first server) and of a bystander; exact at the end.
 
-    `env`: more environment variables for both servers, `bystander_env` in its place for the second.
+    `env`: more environment variables for both servers, `bystander_env` on top for the second.
+    `pause_s`: how long each of three writers waits between its transactions.
     """
     tenant = make_tenant(dsn, "Harbour")
     make_user(dsn, "ann", tenants=[tenant])
-    load = Load(dsn, tenant, options=options)
+    load = Load(dsn, tenant, options=options, pause_s=pause_s)
     victim = server(env={**(env or {}), "DATABASE_URL": victim_dsn or dsn})
     cookies = login(victim, "ann")
 
