@@ -1,10 +1,13 @@
-# Two commands: `make run` shows it, `make test` checks it. Both set themselves up.
+# Three commands: `make run` shows it, `make test` checks it, `make bench` measures it. All set
+# themselves up.
 #
 #   make run                    http://127.0.0.1:8000/ with simulated agents
 #   make run PORT=9000          on another port
 #   make run DATA_DIR=/tmp/x    with another database
 #   make test                   lint, types, migrations, every test
 #   make test TESTS=tests/test_embedded.py WORKERS=0
+#   make bench                  every benchmark, into docs/benchmarks.md (leave the machine alone)
+#   make bench ROWS=commits,bulk  some of them, into build/benchmarks
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,13 +19,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 export PORT DATA_DIR
 
-.PHONY: run test lint format types migrations clean
+.PHONY: run test bench lint format types migrations clean
 
 run: $(VENV)/demo.stamp
 	@$(BIN)/python -m project.demo --end-with-parent
 
 test: lint types migrations
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks --rows '$(ROWS)'
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

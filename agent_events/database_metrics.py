@@ -21,7 +21,7 @@ def database_metrics(seen: Observation | None) -> Iterator[Metric]:
     if seen is None:
         return
     status = seen.status
-    yield _problems(status)
+    yield _problems(seen)
     if status.setup is None or not status.setup.readable:
         return
     yield from _of_the_log(status)
@@ -103,12 +103,12 @@ def _of_processes(status: Status) -> Iterator[Metric]:
     )
 
 
-def _problems(status: Status) -> Metric:
+def _problems(seen: Observation) -> Metric:
     """One series a problem, while it lasts; the codes are those of `bus_status`."""
     found = GaugeMetricFamily(
         f"{PREFIX}_problem", "What is wrong, by bus_status's code.", labels=("code", "part")
     )
-    for problem in problems_of(status):
+    for problem in problems_of(seen.status, seen.between):
         found.add_metric((problem.code, problem.part.value), 1)
     return found
 

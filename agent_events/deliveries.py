@@ -21,6 +21,8 @@ MOST_TENANTS = 100_000
 """So many names of tenants are kept with them: where viewers come and go all the time, fewer
 windows."""
 NONCE_CHARS = 64
+MOST_INT = 2**47
+"""No batch and no time (in ms since 1970: the year 6429) is beyond this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def _may_be(annotation: object, value: object) -> bool:
         return isinstance(value, str)
     if value is None:
         return annotation is not int
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_INT
 
 
 class _Handed(NamedTuple):

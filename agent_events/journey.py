@@ -57,7 +57,7 @@ class Step(Enum):
     """How far an event came at one process."""
 
     DELIVERED = "delivered"
-    FORGOTTEN = "delivered, it is forgotten when"
+    FORGOTTEN = "handed over; it is forgotten when, and to whom"
     NOT_WATCHED = "handed over without this tenant's events"
     LATER = "began later"
     BEHIND = "behind"
@@ -124,7 +124,7 @@ def step_in_words(journey: Journey, listener: Listener) -> str:
         return f"{who}is behind, {at}"
     if step is Step.LATER:
         return f"{who}began later, at batch {answer.began:,}; its subscribers read the log"
-    return f"{who}delivered, so long ago that it is forgotten when"
+    return f"{who}handed over, so long ago that it is forgotten when"
 
 
 def verdict(journey: Journey) -> Verdict:
@@ -141,6 +141,8 @@ def verdict(journey: Journey) -> Verdict:
 def _of_no_row(journey: Journey) -> Verdict:
     gap, status = journey.gap, journey.status
     assert gap is not None
+    if journey.id < 1:
+        return Verdict("unknown", "No event ever has this id: they begin with 1.", stopped=True)
     if gap.last is not None and journey.id > gap.last:
         words = f"No event has this id yet: the last that was handed out is {gap.last:,}."
         return Verdict("unknown", words, stopped=True)

@@ -18,7 +18,7 @@ RING_RATE_S = 0.25
 """The rate of rings is that of the last so many seconds: a sudden load is noticed at once."""
 EVENT_RATE_S = 2.0
 """The rate of events is that of the last so many: a short pause of the load ends nothing."""
-WAITED = 3
+WAITED = 5
 """So many looks at the commit lock that find two commits waiting, or more, are no accident,"""
 WAITS_S = 1.0
 """within this time."""

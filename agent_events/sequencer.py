@@ -26,8 +26,7 @@ logger = logging.getLogger("agent_events")
 
 BATCH_CHANNEL = "agent_events_batch"
 TOLD_ROWS = 20_000
-"""A larger batch is one huge transaction: it is told of after its append, not within
-(agent_events_sequence)."""
+"""A larger batch is one huge transaction: it is told of after its append, not within."""
 FRESH_ROWS = 64
 FRESH_BYTES = 32_768
 """So many events, of so many bytes in all, come with their append: less than the socket's buffers
@@ -51,7 +50,8 @@ _POLL = f"""
 _APPEND = f"""
     SELECT {_LOOK}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, s.*
       FROM (SELECT 1) AS one LEFT JOIN agent_events_sequence(
-           %(limit)s, %(tell)s, %(tenants)s::uuid[], {FRESH_ROWS}, {FRESH_BYTES}) AS s ON true
+           %(limit)s::integer, %(tell_rows)s::integer, %(tenants)s::uuid[],
+           {FRESH_ROWS}, {FRESH_BYTES}) AS s ON true
 """
 # The try form alone: an exclusive request that waits silences producers already.
 _HUSH = f"SELECT pg_try_advisory_lock({COALESCING_KEY})"
@@ -195,7 +195,8 @@ class Sequencer:
             "at": at,
             "channels": self._channels,
             "limit": self._settings.batch_limit,
-            "tell": tell,
+            # (What gave up may have waited for the commit lock, with what it would have told.)
+            "tell_rows": TOLD_ROWS if tell and not self._blocked else 0,
             "tenants": None if tenants is None else list(tenants),
         }
         try:
@@ -203,7 +204,7 @@ class Sequencer:
                 rows = await self._rows(_APPEND, args)
             except psycopg.errors.ProgramLimitExceeded:
                 # The notification queue is full, all at once: nobody is told, and everybody polls.
-                rows = await self._rows(_APPEND, {**args, "tell": False})
+                rows = await self._rows(_APPEND, {**args, "tell_rows": 0})
         except psycopg.errors.LockNotAvailable:
             self._blocked = True
             return Appended(UNKNOWN, None, False, 0, None)
@@ -249,12 +250,13 @@ class Sequencer:
             )
 
     async def tell(self, n: int) -> None:
-        """Tells the tenants' channels of a batch too large to be told of with its append.
+        """Tells the tenants' channels of a batch that was not told of with its append.
 
         Over a connection of its own: it looks at each row. Raises nothing: whoever listens polls.
         """
         with suppress(psycopg.Error):
             async with await AsyncConnection.connect(self._dsn, **CONNECT) as other:
+                await other.execute("SELECT set_config('row_security', 'off', false)")
                 await other.execute("SELECT agent_events_tell(%s)", (n,))
 
     async def others_listen(self) -> bool:
@@ -269,8 +271,9 @@ class Sequencer:
         """Takes K: producers ring no more. False where a producer looked just now: try again."""
         if not (await self._rows(_HUSH))[0][0]:
             return False
-        idle_ms = max(HELD_IDLE_MS, int(3_000 * self._settings.append_interval_s))
-        await self._bus.execute(_IDLE_TIMEOUT, (str(min(self._idle_ms, idle_ms)),))
+        apart_ms = int(3_000 * self._settings.append_interval_s)
+        idle_ms = min(self._idle_ms, max(HELD_IDLE_MS, apart_ms))
+        await self._bus.execute(_IDLE_TIMEOUT, (str(idle_ms),))
         return True
 
     async def ring_again(self) -> int:

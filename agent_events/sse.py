@@ -19,7 +19,7 @@ from agent_events.bus import current_bus
 from agent_events.conf import Settings, get_settings
 from agent_events.errors import AgentEventsError
 from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
-from agent_events.subscriber import Subscriber
+from agent_events.subscriber import Subscriber, Update
 
 logger = logging.getLogger("agent_events")
 
@@ -106,11 +106,12 @@ async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> N
     hello = wire.sse_named("hello", subscriber.cursor, tenants=subscriber.tenants)
     sent += await write(f"retry: {RETRY_MS}\n{hello}")
     end_at = time.monotonic() + settings.sse_recycle_s
-    while sent < settings.sse_recycle_bytes and time.monotonic() < end_at:
-        update = await subscriber.next(settings.heartbeat_s)
+
+    async def pass_on(update: Update) -> None:
+        nonlocal sent
         if update.stretch is None:
             sent += await write(wire.sse_named(update.kind.value, update.cursor))
-            continue
+            return
         for block, events in update.stretch.blocks():
             if sent + len(block) >= settings.sse_recycle_bytes:
                 # The bound is passed by one event at most.
@@ -118,7 +119,11 @@ async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> N
             sent += await write(block)
             metrics.SSE.delivered(block.count(b"\n\n"))
             if sent >= settings.sse_recycle_bytes:
-                break
+                return
+
+    while sent < settings.sse_recycle_bytes and time.monotonic() < end_at:
+        # (Nothing of what went out is kept while it waits for the next.)
+        await pass_on(await subscriber.next(settings.heartbeat_s))
     await write(f"retry: {RETRY_AT_ONCE_MS}\n\n")
 
 

@@ -67,7 +67,7 @@ async def trace(dsn: str, listener_dsn: str, id: int) -> Journey:
         ) as connection:
             with severed_after(connection, TIMEOUT_S):
                 journey = await _look(connection, id, status)
-    except (psycopg.Error, OSError) as error:
+    except (psycopg.OperationalError, OSError) as error:
         return Journey(id, Status(unreachable=" ".join(str(error).split())))
     if journey.batch is None:
         return journey

@@ -24,7 +24,11 @@ WINDOWS, REPEATS = 100, 5
 def _event(tenant: str, number: int) -> Event:
     agent = str(uuid.uuid4())
     text = '{"text": "Looked up the order; it left the warehouse this morning."}'
-    return Event(1, 1, number, tenant, agent, "message", text, "2026-01-01T00:00:00.000000Z")
+    body = (
+        f'{{"id":{number},"tenantId":"{tenant}","agentId":"{agent}","type":"message",'
+        f'"payload":{text},"createdAt":"2026-01-01T00:00:00.000000Z"}}'
+    )
+    return Event(1, 1, number, body)
 
 
 async def cpu_ms(messages: Iterable[tuple[str, Window]], groups: list[str]) -> float:

@@ -289,7 +289,7 @@ NO_TIME = replace(ANSWER, delivered_ms=None, covered=None)
         (replace(NO_TIME, batch=4), Step.BEHIND, "is behind, at batch 4"),
         (replace(NO_TIME, batch=None), Step.BEHIND, "is behind, at no batch yet"),
         (replace(NO_TIME, began=6), Step.LATER, "began later, at batch 6"),
-        (NO_TIME, Step.FORGOTTEN, "delivered, so long ago that it is forgotten when"),
+        (NO_TIME, Step.FORGOTTEN, "handed over, so long ago that it is forgotten when"),
     ],
 )
 def test_how_far_it_came_at_a_process(answer: Answer | None, step: Step, words: str) -> None:

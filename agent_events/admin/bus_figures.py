@@ -28,7 +28,7 @@ def answer(look: Observation, closed_at: ClosedAt) -> dict[str, Any]:
         "advice": _words(look),
         "problems": [
             {"code": one.code, "message": one.message, "hint": one.hint}
-            for one in problems_of(status)
+            for one in problems_of(status, look.between)
         ],
         "figures": _figures(look, delay_ms) if status.head else [],
         "points": _points(look, delay_ms) if status.head else {},

@@ -23,7 +23,7 @@ from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, sev
 from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.mode import Mode, Pace
-from agent_events.sequencer import BATCH_CHANNEL, TOLD_ROWS, Appended, Look, Sequencer
+from agent_events.sequencer import BATCH_CHANNEL, Appended, Look, Sequencer
 from agent_events.sources import Doorbell
 from agent_events.tasks import end
 from agent_events.wire import Event
@@ -113,7 +113,7 @@ class ListeningConnection:
         self._others = True  # processes that are to be told of batches
         self._rung_at: float | None = None  # rung, and no batch seen since
         self._announcing: asyncio.Task[None] | None = None
-        self._telling: set[asyncio.Task[None]] = set()  # of huge batches
+        self._telling: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, dsn: str, log: Log, settings: Settings) -> "ListeningConnection":
@@ -234,13 +234,14 @@ class ListeningConnection:
         if not self._deaf:
             self._check(appended.look)
         batch, rows = appended.batch, appended.batch.rows if appended.batch is not None else 0
-        if batch is not None and not appended.told and self._others:
-            self._announcing = asyncio.create_task(self._sequencer.announce(batch.n))
-        if spared and rows > TOLD_ROWS:
-            self._tell(appended)
+        metrics.appended(time.monotonic() - began, rows, told=appended.told)
+        if batch is not None and not appended.told:
+            self._announce(batch.n, spared=spared)
         self._batch_at = began
-        interval_s = max(LEAST_INTERVAL_S, self._settings.append_interval_s)
-        self._not_before = began + self._settings.append_interval_s if rows > BUSY_ROWS else 0.0
+        # (Not longer than a poll: the server ends a session that says nothing.)
+        interval_s = min(self._settings.append_interval_s, self._settings.poll_interval_s)
+        self._not_before = began + interval_s if rows > BUSY_ROWS else 0.0
+        interval_s = max(LEAST_INTERVAL_S, interval_s)
         # A batch may have been cut before all that is there, and nothing rings again for the rest.
         self._append_at = began + interval_s if rows else inf
         if 2 * rows >= self._settings.batch_limit:
@@ -269,11 +270,16 @@ class ListeningConnection:
         if pace.should_coalesce(now) and await self._sequencer.hush():
             pace.coalesce(now)
 
-    def _tell(self, appended: Appended) -> None:
-        assert appended.batch is not None
-        task = asyncio.create_task(self._sequencer.tell(appended.batch.n))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    def _announce(self, n: int, *, spared: bool) -> None:
+        """Tells the others while this process reads the batch for itself.
+
+        `spared`: the tenants' channels, too. That takes a while, so one batch at a time is told of.
+        """
+        if self._others:
+            metrics.BATCHES_TOLD.inc()
+            self._announcing = asyncio.create_task(self._sequencer.announce(n))
+        if spared and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.create_task(self._sequencer.tell(n))
 
     async def _announced(self) -> None:
         if self._announcing is not None:
@@ -294,7 +300,7 @@ class ListeningConnection:
 
     async def close(self) -> None:
         """Ends it, and leaves no task behind."""
-        await end([*self._telling, *([self._announcing] if self._announcing else [])])
+        await end([task for task in (self._announcing, self._telling) if task is not None])
         await self._bus.close()
 
     def _must_append(self, wake: Wake, now: float) -> bool:

@@ -33,9 +33,9 @@ logger = logging.getLogger("agent_events")
 
 HAND_OVER_S = 0.5
 """A backlog is handed over for so long at a time; the listening connection speaks in between."""
-MANY_TENANTS = 500
-"""A process in which more than these are watched reads every tenant's events: to name them all for
-each batch costs more."""
+MANY_TENANTS = 200
+"""A process in which more than these are watched reads every tenant's events, unless they are too
+many bytes: to name so many for each batch costs more."""
 RESTARTED_S = 5.0
 """For so long each tick says that the ledger is another one: a way may drop one of them."""
 
@@ -144,7 +144,9 @@ class PostgresSource:
             self._at = await self._log.head()
         wake = FIRST_LOOK
         while not connection.worn_out:
-            covers = self._wanted()
+            covers = self._watched()
+            if covers is not None and len(covers) > MANY_TENANTS:
+                covers = None
             closed = await connection.turn(self._at, wake, covers)
             if closed is None:
                 # The ledger does not hold our last batch: another history. Begin at its head.
@@ -185,11 +187,6 @@ class PostgresSource:
         if text is not None:
             await connection.answer(text)
 
-    def _wanted(self) -> frozenset[str] | None:
-        """The tenants to read for; None, all of them, where there are many of them to name."""
-        watched = self._watched()
-        return None if watched is not None and len(watched) > MANY_TENANTS else watched
-
     def _tick(self) -> Window:
         """Says how far the log has come, so that a dropped last window is noticed too."""
         at = self._at
@@ -212,13 +209,22 @@ class PostgresSource:
             fitting = sum(1 for row in closed if row.total <= most)
             last = closed[max(fitting, 1) - 1]
             del closed[: max(fitting, 1)]
-            covers = self._wanted()
-            events: tuple[Event, ...] | None = ()
-            if fitting == 0:
-                events = None
-            elif covers is None or covers:
-                events = await self._log.window(before.n + 1, last.n, covers)
+            covers, events = self._watched(), None
+            if fitting:
+                covers, events = await self._read(before.n + 1, last.n, covers)
             yield self._window(last, covers, events)
+
+    async def _read(
+        self, first: int, last: int, watched: frozenset[str] | None
+    ) -> tuple[frozenset[str] | None, tuple[Event, ...] | None]:
+        """The batches' events, and whose they are. None: too many bytes."""
+        if watched is not None and not watched:
+            return watched, ()
+        if watched is not None and len(watched) > MANY_TENANTS:
+            events = await self._log.window(first, last, None)
+            if events is not None:
+                return None, events
+        return watched, await self._log.window(first, last, watched)
 
     def _window(
         self, last: LedgerRow, covers: frozenset[str] | None, events: tuple[Event, ...] | None

@@ -8,8 +8,9 @@ $$;
 DROP TRIGGER agent_events_ring ON @schema@.agent_events;
 DROP TRIGGER agent_event_batches_refuse_truncate ON @schema@.agent_event_batches;
 DROP FUNCTION @schema@.agent_events_listen(uuid);
-DROP FUNCTION @schema@.agent_events_coalescing_key();
-DROP FUNCTION @schema@.agent_events_hang_doorbell();
+-- (An earlier ring.sql had neither.)
+DROP FUNCTION IF EXISTS @schema@.agent_events_coalescing_key();
+DROP FUNCTION IF EXISTS @schema@.agent_events_hang_doorbell();
 DROP FUNCTION @schema@.agent_events_ring();
 DROP FUNCTION @schema@.agent_events_bodies();
 DROP FUNCTION @schema@.agent_events_read_back(uuid, bigint, bigint, integer, text[], text[]);

@@ -132,13 +132,14 @@ BEGIN
 END
 $$;
 
--- One append of the process that closes batches: closes the next one, tells of it (`tell`: its events
--- may have rung nothing), and brings its events along where they are few. One row for each event of
+-- One append of the process that closes batches: closes the next one, tells of it where it has
+-- tell_rows events at most, and brings its events along where they are few. One row for each event of
 -- these tenants, one row where there is none, or where they must be read (`batch` is -1), and no row
--- where nothing was closed. A batch of more than 20,000 events is told of later, not here.
--- (Step by step, and no one statement: its joins could be made in any order.)
+-- where nothing was closed. (Step by step, and no one statement: its joins could be made in any order.)
+-- Locks: those of agent_events_append, and at its commit that of all notifying commits, where it told.
+-- Cost: the append's, a look at each row of the batch to tell of it, and agent_events_live.
 CREATE FUNCTION @schema@.agent_events_sequence(
-    batch_limit integer, tell boolean, tenants uuid[], max_rows integer, max_bytes integer
+    batch_limit integer, tell_rows integer, tenants uuid[], max_rows integer, max_bytes integer
 )
 RETURNS TABLE (
     n bigint, rows bigint, closed_at_ms bigint, before_ms bigint, told boolean,
@@ -156,7 +157,7 @@ BEGIN
     before_ms := (SELECT floor(extract(epoch FROM b.closed_at) * 1000)::bigint
                     FROM @schema@.agent_event_batches AS b
                    WHERE b.n = agent_events_sequence.n - 1);
-    IF tell AND rows <= 20000 THEN
+    IF rows <= tell_rows THEN
         told := @schema@.agent_events_tell(n);
     END IF;
     IF cardinality(tenants) = 0 THEN
