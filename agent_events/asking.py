@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -98,7 +99,8 @@ class Hearing:
         if note.channel == ANSWER_CHANNEL:
             answer = Answer.parse(note.payload, self._nonce)
             if answer is not None:
-                self.answers.setdefault(answer.backend, answer)
+                # Who notified is known; what anybody says of himself is not.
+                self.answers.setdefault(note.pid, replace(answer, backend=note.pid))
 
 
 @asynccontextmanager

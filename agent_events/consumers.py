@@ -109,8 +109,6 @@ class Unacknowledged:
 class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types
     """`/ws/agents/stream?tenant=&cursor=&agent=&type=`: frames in docs/architecture.md."""
 
-    channel_layer_alias = "agent_events consumers have no channel"
-
     def __init__(self) -> None:
         self._settings = get_settings()
         self._subscriber: Subscriber | None = None

@@ -191,7 +191,7 @@ def _of_a_batch(journey: Journey, batch: int) -> Verdict:
         words = f"{in_batch}. The processes could not be asked: {journey.trouble}."
         return Verdict("not_asked", words, stopped=False)
     steps = [(one, step_of(one, batch)) for one in journey.listeners]
-    delivered = sum(step in (Step.DELIVERED, Step.FORGOTTEN) for _, step in steps)
+    delivered = sum(step is Step.DELIVERED for _, step in steps)
     stopped = [_stop(one) for one, step in steps if step in STOPPED]
     if stopped:
         words = (
@@ -201,6 +201,9 @@ def _of_a_batch(journey: Journey, batch: int) -> Verdict:
         return Verdict("undelivered", words, stopped=True)
     if delivered:
         return Verdict("delivered", f"{in_batch}, and was delivered.", stopped=False)
+    if any(step is Step.FORGOTTEN for _, step in steps):
+        words = f"{in_batch}, and was handed over so long ago that nobody knows any more to whom."
+        return Verdict("forgotten", words, stopped=False)
     if not steps:
         words = f"{in_batch}. No process listens now; whoever asks gets it from the log."
         return Verdict("nobody_listens", words, stopped=False)

@@ -142,14 +142,16 @@ class Sequencer:
         dsn: str,
         settings: Settings,
         *,
+        backend: int,
         idle_ms: int,
         channels: Sequence[str],
     ) -> None:
         """`dsn`: where a second connection goes, to end whoever is in the way of this one.
 
-        `idle_ms`: the `idle_session_timeout` of `bus` while K is not held. `channels`: those that
-        it should be listening to.
+        `backend`: the server's process of `bus`. `idle_ms`: its `idle_session_timeout` while K is
+        not held. `channels`: those that it should be listening to.
         """
+        self.backend = backend
         self._channels = list(channels)
         self._bus = bus
         self._dsn = dsn
@@ -224,7 +226,7 @@ class Sequencer:
         await asyncio.sleep(BLOCKED_S)
         try:
             async with await AsyncConnection.connect(self._dsn, **CONNECT) as other:
-                cursor = await other.execute(_END_BLOCKERS, {"me": self._bus.info.backend_pid})
+                cursor = await other.execute(_END_BLOCKERS, {"me": self.backend})
                 for pid, name, _ in await cursor.fetchall():
                     logger.warning(
                         "Ended the session of process %d (%s): it kept a batch open, and every "

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 
+from agent_events.journey import verdict
+from agent_events.tracing import trace
 from tests.conftest import Connect, find_program
 from tests.support import Server, login, make_tenant, make_user, wait_until
 from tests.support.load import Follower, Load, in_log_order
@@ -97,4 +99,7 @@ async def _heard(running: Server, dsn: str, connect: Connect) -> None:
         await asyncio.to_thread(wait_until, lambda: one(database, LOCKS) == 1, 10, "a leader")
         made = [insert(database, tenant) for _ in range(5)]
         assert [event["id"] for event in await socket.events(5)] == made
+        # Asked past the pooler, it says so, whatever backend the pooler makes it believe in.
+        traced = await trace(dsn, dsn, made[-1])
+        assert verdict(traced).code == "delivered", verdict(traced).words
     assert SAID not in running.log()

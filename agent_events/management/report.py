@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from agent_events.advice import Advice
@@ -21,7 +22,7 @@ def as_json(
     """All facts and problems as one JSON object; times in seconds, sizes in bytes."""
     told = asdict(seen.status)
     told["mode"] = seen.status.mode if seen.status.counters is not None else None
-    told["problems"] = [{**asdict(problem), "part": problem.part.value} for problem in problems]
+    told["problems"] = [_problem(problem) for problem in problems]
     told["advice"] = asdict(advised) if advised is not None else None
     told["rates"] = asdict(seen.rates) if seen.rates is not None else None
     told["watched"] = asdict(seen.between)
@@ -143,6 +144,15 @@ def size(count: int) -> str:
     return f"{value:.1f} TB"
 
 
+def problems_as_json(problems: list[Problem]) -> str:
+    """What is wrong, where no more can be said, as one JSON object."""
+    return json.dumps({"problems": [_problem(problem) for problem in problems]}, indent=2)
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {**asdict(problem), "part": problem.part.value}
+
+
 def trace_as_json(journey: Journey, found: Verdict) -> str:
     """The way of one event as one JSON object."""
     told: dict[str, Any] = {"id": journey.id, "verdict": asdict(found)}
@@ -227,7 +237,13 @@ def _queue(status: Status) -> Iterator[str]:
 
 def _writers(status: Status) -> Iterator[str]:
     """Those that are open for a while: of a load there are always some."""
-    named = [one for one in status.writers if one.open_s is None or one.open_s > LONG_S]
+    # (Without a time, though times are to be seen, it has just ended.)
+    unknown_s = LONG_S if status.sees_sessions else inf
+    named = [
+        one
+        for one in status.writers
+        if (one.open_s if one.open_s is not None else unknown_s) > LONG_S
+    ]
     yield from map(session, named)
     if len(named) < len(status.writers):
         others = len(status.writers) - len(named)

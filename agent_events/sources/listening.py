@@ -7,9 +7,7 @@ it hears nothing; then it polls, and leaves no trace in sessions that are others
 """
 
 import asyncio
-import secrets
 import time
-from contextlib import AsyncExitStack, suppress
 from math import inf
 from typing import NamedTuple
 
@@ -19,16 +17,16 @@ from psycopg.rows import TupleRow
 
 from agent_events import metrics
 from agent_events.conf import Settings
-from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, severed_after
+from agent_events.database import severed_after
 from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.mode import Mode, Pace
-from agent_events.sequencer import BATCH_CHANNEL, Appended, Look, Sequencer
+from agent_events.sequencer import Appended, Look, Sequencer
 from agent_events.sources import Doorbell
+from agent_events.sources.opening import CHANNELS, DOORBELL_CHANNEL, open_bus
 from agent_events.tasks import end
 from agent_events.wire import Event
 
-DOORBELL_CHANNEL = "agent_events"
 LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
 BUSY_ROWS = 8
 """A batch of more events means load: the next one is closed `append_interval_s` later."""
@@ -36,35 +34,12 @@ LEAST_INTERVAL_S = 0.001
 """By the clock, batches are this far apart at least."""
 WATCH_WAITS_S = 0.1
 """How often the commit lock is looked at, while that is of interest."""
-ECHO_S = 2.0
-"""A notification of our own that has not come back after so long does not come."""
 DEAF_S = 60.0
 """A connection that hears nothing is replaced after so long: the pooler may have gone."""
 SILENT_S = 0.1
 """While K is held, a follower appends no more often than this, however small its patience."""
 MOST_QUESTIONS = 10
 """So many are answered at a time: any role can ask."""
-MISSED_POLLS = 3
-"""The server ends a listening connection that misses so many polls (2 s at least)."""
-
-# Several statements in one message run in one session, also behind a pooler: this is its id.
-_LISTEN = f"""
-    SELECT pg_is_in_recovery(), pg_backend_pid();
-    LISTEN {DOORBELL_CHANNEL};
-    LISTEN {BATCH_CHANNEL};
-    LISTEN {ASK_CHANNEL}
-"""
-CHANNELS = (DOORBELL_CHANNEL, BATCH_CHANNEL, ASK_CHANNEL)
-MOST_SESSIONS = 10
-"""A pooler hands out its sessions as it likes: how many are looked at for the one that listens."""
-
-# For this session alone; `row_security`: hidden rows then raise, in place of being lost.
-_SESSION = """
-    SELECT set_config('row_security', 'off', false),
-           set_config('idle_session_timeout', %s, false),
-           set_config('tcp_user_timeout', '10s', false),
-           set_config('lock_timeout', '2s', false)
-"""
 
 
 class Wake(NamedTuple):
@@ -117,33 +92,11 @@ class ListeningConnection:
 
     @classmethod
     async def open(cls, dsn: str, log: Log, settings: Settings) -> "ListeningConnection":
-        """Connects, listens, and tries whether a notification arrives.
-
-        The session may be a pooler's, and somebody else's in a moment: no setting and no lock goes
-        into it before that is known. Raises psycopg.Error, psycopg_pool.PoolTimeout, WrongDatabase.
-        """
-        bus = await AsyncConnection.connect(dsn, **CONNECT, application_name=BUS_APPLICATION)
-        try:
-            with severed_after(bus, settings.query_timeout_s):
-                row = await (await bus.execute(_LISTEN)).fetchone()
-                assert row is not None
-                in_recovery, pid = row
-                refuse_unusable(bus.info.server_version, in_recovery)
-            idle_ms = max(2_000, int(MISSED_POLLS * settings.poll_interval_s * 1_000))
-            doorbell = await _try_doorbell(bus, log)
-            if doorbell is Doorbell.UNKNOWN and pid != bus.info.backend_pid:
-                doorbell = Doorbell.DEAF  # a pooler, in which mode nobody knows
-            if doorbell is Doorbell.DEAF:
-                await _unlisten(dsn, pid)
-            else:
-                with severed_after(bus, settings.query_timeout_s):
-                    await bus.execute(_SESSION, (str(idle_ms),))
-                # The session is ours alone: to plan each append anew would be half of its cost.
-                bus.prepare_threshold = 0
-        except BaseException:
-            await bus.close()
-            raise
-        sequencer = Sequencer(bus, dsn, settings, idle_ms=idle_ms, channels=CHANNELS)
+        """`open_bus`, and whoever closes batches over it; raises what that raises."""
+        bus, backend, doorbell, idle_ms = await open_bus(dsn, log, settings)
+        sequencer = Sequencer(
+            bus, dsn, settings, backend=backend, idle_ms=idle_ms, channels=CHANNELS
+        )
         return cls(bus, sequencer, settings, doorbell)
 
     @property
@@ -159,7 +112,7 @@ class ListeningConnection:
     @property
     def backend(self) -> int:
         """The process id of the server's end."""
-        return self._bus.info.backend_pid
+        return self._sequencer.backend
 
     @property
     def worn_out(self) -> bool:
@@ -336,7 +289,6 @@ class ListeningConnection:
         now = time.monotonic()
         if now < self._not_before and not self.coalescing:
             await asyncio.sleep(self._not_before - now)
-        mine = self._bus.info.backend_pid
         rings, announced, questions = 0, False, set[str]()
         timeout_s = max(0.0, self._wake_at() - time.monotonic())
         async for note in self._bus.notifies(timeout=timeout_s, stop_after=1):
@@ -346,7 +298,7 @@ class ListeningConnection:
                 self._others = self._others or bool(note.payload)
             elif note.channel == ASK_CHANNEL:
                 questions.add(note.payload)
-            elif note.pid != mine:
+            elif note.pid != self.backend:
                 announced = True
         now = time.monotonic()
         self._pace.rung(now, rings)
@@ -361,35 +313,3 @@ class ListeningConnection:
             return 0.0
         follows = not self.leads and not self._deaf
         return min(self._poll_at, self._overdue_at() if follows else self._append_at)
-
-
-async def _unlisten(dsn: str, pid: int) -> None:
-    """Has the pooler's session `pid` listen no more: its notifications are nobody's.
-
-    Each transaction keeps the session that it was given, so the next one is given another. Gives up
-    where the pooler has none left: a session that listens costs little, this process more.
-    """
-    with suppress(psycopg.Error):
-        async with AsyncExitStack() as sessions:
-            for _ in range(MOST_SESSIONS):
-                other = await AsyncConnection.connect(dsn, **{**CONNECT, "autocommit": False})
-                await sessions.enter_async_context(other)
-                with severed_after(other, ECHO_S):
-                    row = await (await other.execute("SELECT pg_backend_pid()")).fetchone()
-                    if row is not None and row[0] == pid:
-                        await other.execute("UNLISTEN *")
-                        return
-
-
-async def _try_doorbell(bus: AsyncConnection[TupleRow], log: Log) -> Doorbell:
-    """Rings over another connection, as a producer would, and listens for it."""
-    echo = f"echo {secrets.token_hex(8)}"
-    if not await log.ring(DOORBELL_CHANNEL, echo):
-        return Doorbell.UNKNOWN
-    until = time.monotonic() + ECHO_S
-    heard = False
-    while not heard and (left_s := until - time.monotonic()) > 0:
-        # (No break: the generator holds the connection until it has ended.)
-        async for note in bus.notifies(timeout=left_s, stop_after=1):
-            heard = heard or note.payload == echo
-    return Doorbell.HEARD if heard else Doorbell.DEAF

@@ -114,7 +114,10 @@ class Command(LogCommand):
     def _trace(self, dsn: str, listen: str, id: int, *, as_json: bool) -> None:
         journey = asyncio.run(trace(dsn, listen, id))
         if journey.stored is None and journey.gap is None:
-            for problem in (problems := problems_of(journey.status)):
+            problems = problems_of(journey.status)
+            if as_json:
+                self.stdout.write(report.problems_as_json(problems))
+            for problem in problems if not as_json else ():
                 self.stdout.write(self._told(problem))
             _exit(problems)
         found = verdict(journey)
