@@ -17,7 +17,7 @@ from benchmarks.load import pgbench
 from benchmarks.subscriber import subscriber
 
 CONNECTIONS = (1, 8, 32, 64)
-SECONDS, REPEATS = 4.0, 5
+SECONDS, REPEATS = 4.0, 3
 BARE, SEED = "bare table", "per-row trigger"
 
 

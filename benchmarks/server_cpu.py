@@ -20,7 +20,7 @@ from benchmarks.frame import Chart, Part, Row, alone, at_most, medians, take_tur
 from benchmarks.load import pgbench
 from benchmarks.subscriber import subscriber
 
-CONNECTIONS, SECONDS, REPEATS = 32, 4.0, 5
+CONNECTIONS, SECONDS, REPEATS = 32, 4.0, 3
 OURS, BARE = "ours: coalescing, all included", "bare table"
 CHECK_TYPE = "the CHECK of event_type"
 INDEXES = "and column tx, two indexes"

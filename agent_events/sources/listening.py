@@ -30,6 +30,9 @@ from agent_events.wire import Event
 LEDGER_ROWS = 1_000  # how many a look takes; where they are all there, it looks again at once
 BUSY_ROWS = 8
 """A batch of more events means load: the next one is closed `append_interval_s` later."""
+CROWDED_ROWS = 64
+"""By the clock, a batch of more events is followed by the next after twice the interval: each costs
+about as much as a hundred events do, whose producers need the processors more."""
 LEAST_INTERVAL_S = 0.001
 """By the clock, batches are this far apart at least."""
 WATCH_WAITS_S = 0.1
@@ -194,7 +197,7 @@ class ListeningConnection:
         # (Not longer than a poll: the server ends a session that says nothing.)
         interval_s = min(self._settings.append_interval_s, self._settings.poll_interval_s)
         self._not_before = began + interval_s if rows > BUSY_ROWS else 0.0
-        interval_s = max(LEAST_INTERVAL_S, interval_s)
+        interval_s = max(LEAST_INTERVAL_S, 2 * interval_s if rows > CROWDED_ROWS else interval_s)
         # A batch may have been cut before all that is there, and nothing rings again for the rest.
         self._append_at = began + interval_s if rows else inf
         if 2 * rows >= self._settings.batch_limit:
