@@ -43,7 +43,7 @@ class Settings:
     query_timeout_s: float = 5.0
     """A connection of the bus that does not answer for so long is dead."""
 
-    page_rows: int = 500
+    page_rows: int = 1_000
     """Events a page when a subscriber reads the log."""
     page_bytes: int = 1_048_576
     """Bytes of events (JSON) a page at most, but for one event of more; also of a slice."""
