@@ -61,7 +61,7 @@ DECLARE
     old_xmax   xid8;
     late       xid8[];
     taken      xid8[] := '{}';
-    late_tx    xid8;
+    counts     bigint[];
     late_rows  bigint := 0;
     tx_rows    bigint;
     room       bigint;
@@ -126,12 +126,19 @@ BEGIN
     -- Late transactions: running when the last batch closed, finished now.
     late := ARRAY(SELECT x FROM pg_snapshot_xip(head.seen) AS running(x)
                    WHERE pg_visible_in_snapshot(x, now_seen) ORDER BY x);
-    FOREACH late_tx IN ARRAY late LOOP
-        SELECT count(*) INTO tx_rows FROM @schema@.agent_events AS e WHERE e.tx = late_tx;
+    -- (All are counted in one statement, each up to what a batch holds.)
+    counts := ARRAY(SELECT (SELECT count(*) FROM (SELECT FROM @schema@.agent_events AS e
+                                                   WHERE e.tx = l.x LIMIT batch_limit + 1) AS few)
+                      FROM unnest(late) WITH ORDINALITY AS l(x, place) ORDER BY l.place);
+    FOR place IN 1 .. cardinality(late) LOOP
+        tx_rows := counts[place];
         IF late_rows > 0 AND late_rows + tx_rows > batch_limit THEN
             EXIT;
         END IF;
-        taken := taken || late_tx;
+        IF tx_rows > batch_limit THEN
+            SELECT count(*) INTO tx_rows FROM @schema@.agent_events AS e WHERE e.tx = late[place];
+        END IF;
+        taken := taken || late[place];
         late_rows := late_rows + tx_rows;
     END LOOP;
 
@@ -143,19 +150,31 @@ BEGIN
              WHERE x <> ALL (taken) ORDER BY x));
     ELSE
         -- New transactions, in the order of their ids, up to one row more than there is room for.
-        -- (The nested loop over the ranges keeps their order.)
         room := batch_limit - late_rows;
-        SELECT count(*), min(f.tx), max(f.tx) INTO tx_rows, first_tx, last_tx
-          FROM (
-            SELECT e.tx
-              FROM @schema@.agent_events_ranges(now_seen, old_xmax) AS r
-             CROSS JOIN LATERAL (
+        IF (SELECT count(*) FROM pg_snapshot_xip(now_seen) AS running(x) WHERE x >= old_xmax) > 8 THEN
+            -- Many are running: a range for each gap between them costs more than to look at their
+            -- rows. (A large one among them is looked at once: the next batch begins behind its id.)
+            SELECT count(*), min(f.tx), max(f.tx) INTO tx_rows, first_tx, last_tx
+              FROM (
                 SELECT i.tx FROM @schema@.agent_events AS i
-                 WHERE i.tx >= r.lo AND i.tx < r.hi
+                 WHERE i.tx >= old_xmax AND i.tx < pg_snapshot_xmax(now_seen)
+                   AND pg_visible_in_snapshot(i.tx, now_seen)
                  ORDER BY i.tx LIMIT room + 1
-             ) AS e
-             LIMIT room + 1
-          ) AS f;
+              ) AS f;
+        ELSE
+            -- (The nested loop over the ranges keeps their order.)
+            SELECT count(*), min(f.tx), max(f.tx) INTO tx_rows, first_tx, last_tx
+              FROM (
+                SELECT e.tx
+                  FROM @schema@.agent_events_ranges(now_seen, old_xmax) AS r
+                 CROSS JOIN LATERAL (
+                    SELECT i.tx FROM @schema@.agent_events AS i
+                     WHERE i.tx >= r.lo AND i.tx < r.hi
+                     ORDER BY i.tx LIMIT room + 1
+                 ) AS e
+                 LIMIT room + 1
+              ) AS f;
+        END IF;
         IF tx_rows <= room THEN
             rows := late_rows + tx_rows;
             next_seen := now_seen;

@@ -1,5 +1,29 @@
 -- What whoever closes batches does together with agent_events_append, in one round trip.
 
+-- Where the transactions that finished between two snapshots are to be found: ranges [lo, hi) of ids.
+-- As agent_events_spans, but in few ranges, because many writers run at a time, and a range for each
+-- costs more than a row that is not wanted: whoever reads them leaves out what `upto` does not see,
+-- and what `before` saw. Late ones that lie close together are one range with the new ones.
+CREATE FUNCTION @schema@.agent_events_reach(before pg_snapshot, upto pg_snapshot)
+RETURNS TABLE (lo xid8, hi xid8)
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH late AS MATERIALIZED (
+        SELECT x FROM pg_snapshot_xip(before) AS running(x) WHERE pg_visible_in_snapshot(x, upto)
+    ),
+    apart AS MATERIALIZED (
+        SELECT min(l.x) AS first,
+               coalesce(pg_snapshot_xmax(before)::text::bigint - min(l.x)::text::bigint
+                            > 8 * count(*), true) AS is
+          FROM late AS l
+    )
+    SELECT CASE WHEN a.is THEN pg_snapshot_xmax(before) ELSE a.first END, pg_snapshot_xmax(upto)
+      FROM apart AS a
+    UNION ALL
+    SELECT l.x, (l.x::text::bigint + 1)::text::xid8 FROM late AS l, apart AS a WHERE a.is
+$$;
+
 -- What a batch that was closed by the clock says to the world, called in the transaction of its append:
 -- `agent_events_batch` (body: n) to the bus, and {"batch","count"} to `agent_event_<tenant>` for each
 -- of its tenants, because its transactions may have rung nothing. False where the notification
@@ -29,10 +53,11 @@ BEGIN
                           '{"batch":' || batch || ',"count":' || t.count || '}')
            FROM (
             SELECT e.tenant_id, count(*) AS count
-              FROM @schema@.agent_events_spans(before, upto) AS r
+              FROM @schema@.agent_events_reach(before, upto) AS r
              CROSS JOIN LATERAL (
                 SELECT i.tenant_id FROM @schema@.agent_events AS i
-                 WHERE i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
+                 WHERE i.tx >= r.lo AND i.tx < r.hi AND pg_visible_in_snapshot(i.tx, upto)
+                   AND NOT pg_visible_in_snapshot(i.tx, before) OFFSET 0) AS e
              GROUP BY e.tenant_id
            ) AS t;
     END IF;
@@ -95,14 +120,15 @@ BEGIN
         PERFORM @schema@.agent_events_window(tenants, the_batch, the_batch); -- says what is wrong
     END IF;
     SELECT array_agg(r.lo), array_agg(r.hi) INTO los, his
-      FROM @schema@.agent_events_spans(before, upto) AS r;
+      FROM @schema@.agent_events_reach(before, upto) AS r;
 
     RETURN QUERY
     WITH found AS MATERIALIZED (
         SELECT e.* FROM unnest(los, his) AS r(lo, hi)
          CROSS JOIN LATERAL (
             SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tx >= r.lo AND i.tx < r.hi
+             WHERE i.tx >= r.lo AND i.tx < r.hi AND pg_visible_in_snapshot(i.tx, upto)
+               AND NOT pg_visible_in_snapshot(i.tx, before)
                AND (tenants IS NULL OR i.tenant_id = ANY (tenants)) OFFSET 0
          ) AS e
          WHERE tenants IS NULL OR size <= 4 * cardinality(tenants)
@@ -112,7 +138,9 @@ BEGIN
          CROSS JOIN unnest(los, his) AS r(lo, hi)
          CROSS JOIN LATERAL (
             SELECT i.* FROM @schema@.agent_events AS i
-             WHERE i.tenant_id = t.id AND i.tx >= r.lo AND i.tx < r.hi OFFSET 0
+             WHERE i.tenant_id = t.id AND i.tx >= r.lo AND i.tx < r.hi
+               AND pg_visible_in_snapshot(i.tx, upto)
+               AND NOT pg_visible_in_snapshot(i.tx, before) OFFSET 0
          ) AS e
          WHERE size > 4 * cardinality(tenants)
     ),
