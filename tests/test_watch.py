@@ -428,18 +428,18 @@ async def test_a_process_that_is_behind_says_so_and_one_that_is_silent_is_said_t
         behind.execute("SELECT agent_events_append()")
 
     def answer() -> None:
-        for note in behind.notifies(timeout=5, stop_after=1):
-            text = told.answer(
-                note.payload,
-                now_ms=3_500,
-                backend=behind.info.backend_pid,
-                process=77,
-                host="web-1",
-                leads=False,
-                coalescing=False,
-                watches=None,
-            )
-            connect().execute("SELECT pg_notify(%s, %s)", [ANSWER_CHANNEL, text])
+        (note,) = behind.notifies(timeout=5, stop_after=1)
+        text = told.answer(
+            note.payload,
+            now_ms=3_500,
+            backend=behind.info.backend_pid,
+            process=77,
+            host="web-1",
+            leads=False,
+            coalescing=False,
+            watches=None,
+        )
+        behind.execute("SELECT pg_notify(%s, %s)", [ANSWER_CHANNEL, text])
 
     answering = threading.Thread(target=answer)
     answering.start()
