@@ -41,8 +41,9 @@ SETUP_SQL = """
                         'agent_events_page', 'agent_events_page_back', 'agent_events_window',
                         'agent_events_ranges', 'agent_events_spans', 'agent_events_ring',
                         'agent_events_bodies', 'agent_events_coalescing_key',
-                        'agent_events_reach', 'agent_events_tell', 'agent_events_time', 'agent_events_json',
-                        'agent_events_live', 'agent_events_sequence']) AS t (name)
+                        'agent_events_reach', 'agent_events_tell', 'agent_events_time',
+                        'agent_events_json', 'agent_events_live',
+                        'agent_events_sequence']) AS t (name)
                      WHERE to_regproc(name) IS NULL)
            || ARRAY(SELECT 'column agent_event_bus.taken_over (made by an earlier checkout: start '
                            'anew (make run: delete DATA_DIR, .data by default))'
