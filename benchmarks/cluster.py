@@ -62,6 +62,12 @@ SEED_TRIGGER = """
 """The usual recipe for events by LISTEN and NOTIFY: a notification for each row."""
 
 
+def _drop(dsn: str, name: str) -> None:
+    """Over another connection: the one that made it may have been ended in the middle."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+
+
 @contextmanager
 def cluster(**settings: str) -> Iterator[Cluster]:
     """A running server, removed with all its files at the end.
@@ -100,17 +106,17 @@ class Cluster:
         name = f"bench_{secrets.token_hex(4)}"
         with psycopg.connect(self.server.dsn("postgres"), autocommit=True) as admin:
             template = self._template(admin) if migrate else "template1"
-            admin.execute(
-                SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template))
-            )
             try:
+                # (Within: whoever is ended while it is made leaves nothing either.)
+                made = SQL("CREATE DATABASE {} TEMPLATE {}")
+                admin.execute(made.format(Identifier(name), Identifier(template)))
                 dsn = self.server.dsn(name)
                 with psycopg.connect(dsn, autocommit=True) as connection:
                     for statement in statements:
                         connection.execute(statement.encode())
                 yield dsn
             finally:
-                admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+                _drop(self.server.dsn("postgres"), name)
 
     def _template(self, admin: psycopg.Connection[Any]) -> str:
         """The name of a database that is migrated once, and copied."""
