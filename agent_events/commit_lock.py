@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from agent_events.database import COMMIT_LOCK_SQL
 from agent_events.facts import CommitWaits, Session, Waiter
 from agent_events.status import SESSION_SQL
 
@@ -20,8 +21,7 @@ MOST_WAITERS = 5
 LOOK_SQL = f"""
     WITH l AS MATERIALIZED (
         SELECT pid, granted, waitstart, locktype FROM pg_locks
-         WHERE (locktype = 'object' AND classid = 'pg_database'::regclass
-                AND database = 0 AND objid = 0)
+         WHERE {COMMIT_LOCK_SQL}
             OR (locktype = 'relation' AND relation = 'agent_events'::regclass
                 AND mode = 'RowExclusiveLock'
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))

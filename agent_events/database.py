@@ -24,6 +24,14 @@ COALESCING_KEY = "agent_events_coalescing_key()"
 """SQL: the advisory lock K, whose exclusive holder spares producers the ringing; likewise."""
 WRITE_SETTINGS_SQL = "UPDATE agent_event_bus SET bodies = %(bodies)s WHERE bodies <> %(bodies)s"
 """What SQL must know of the settings and cannot read: whoever migrates or leads writes it."""
+NOTIFY_SQL = "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5"
+"""No row where the notification queue is half full, on its way to failing everybody's commits."""
+COMMIT_LOCK_SQL = """
+    (locktype = 'object' AND classid = 'pg_database'::regclass AND database = 0 AND objid = 0)
+"""
+"""SQL: which rows of pg_locks are of the lock of notifying commits, one for the whole cluster."""
+DOORBELL_CHANNEL = "agent_events"
+BATCH_CHANNEL = "agent_events_batch"
 OLDEST_SERVER = 150000  # PostgreSQL 15 brought min() and max() of xid8
 
 CONNECT: dict[str, Any] = {

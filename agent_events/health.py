@@ -9,10 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -22,13 +20,12 @@ from agent_events.database import log_dsn
 from agent_events.errors import WrongDatabase
 from agent_events.facts import Status
 from agent_events.problems import Part, problems_of
+from agent_events.responses import Receive, Send, respond
 from agent_events.sources import Doorbell, SourceState
 from agent_events.status import gather
+from agent_events.tasks import SharedLook
 
 logger = logging.getLogger("agent_events")
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 LIMIT_S = 2.0
 """A probe is answered within this time, whatever hangs."""
@@ -73,14 +70,19 @@ async def readyz(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         await _answer(scope, send, 405, {})
         return
-    readiness = await _prober().answer()
+    found = await readiness()
     body = {
-        "status": readiness.state,
-        "data": "ok" if readiness.data else "failing",
-        "doorbell": readiness.doorbell,
-        "problems": readiness.problems,
+        "status": found.state,
+        "data": "ok" if found.data else "failing",
+        "doorbell": found.doorbell,
+        "problems": found.problems,
     }
-    await _answer(scope, send, 200 if readiness.data else 503, body)
+    await _answer(scope, send, 200 if found.data else 503, body)
+
+
+async def readiness() -> Readiness:
+    """Can this process deliver events? Looked at once for all who ask at a time; never raises."""
+    return await _prober.answer() or Readiness(False, "unknown", ("no_answer",))
 
 
 def judge(
@@ -112,41 +114,19 @@ def judge(
     )
 
 
-class _Prober:
-    """One look at a time for each event loop, shared by all probes that come meanwhile."""
-
-    def __init__(self) -> None:
-        self._look: asyncio.Task[Readiness] | None = None
-        self._looked_at = 0.0
-
-    async def answer(self) -> Readiness:
-        """The last answer while it is fresh, or a new one; `no_answer` after LIMIT_S."""
-        fresh = time.monotonic() - self._looked_at < FRESH_S
-        if self._look is None or (self._look.done() and not fresh):
-            self._look = asyncio.create_task(self._probe(), name="agent_events readyz")
-        # Not cancelled at the limit: the next probe finds the look where this one left it.
-        done, _ = await asyncio.wait({self._look}, timeout=LIMIT_S)
-        return self._look.result() if done else Readiness(False, "unknown", ("no_answer",))
-
-    async def _probe(self) -> Readiness:
-        try:
-            return await _look()
-        except (ImproperlyConfigured, WrongDatabase) as error:
-            logger.error("Not ready: %s", error)
-            code = "misconfigured"
-        except Exception:
-            logger.exception("Not ready: the bus could not be started, or looked at.")
-            code = "failed"
-        finally:
-            self._looked_at = time.monotonic()
-        return Readiness(False, "unknown", (code,))
+async def _probe() -> Readiness:
+    try:
+        return await _look()
+    except (ImproperlyConfigured, WrongDatabase) as error:
+        logger.error("Not ready: %s", error)
+        code = "misconfigured"
+    except Exception:
+        logger.exception("Not ready: the bus could not be started, or looked at.")
+        code = "failed"
+    return Readiness(False, "unknown", (code,))
 
 
-_probers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Prober] = WeakKeyDictionary()
-
-
-def _prober() -> _Prober:
-    return _probers.setdefault(asyncio.get_running_loop(), _Prober())
+_prober = SharedLook("agent_events readyz", _probe, fresh_s=FRESH_S, limit_s=LIMIT_S)
 
 
 async def _look() -> Readiness:
@@ -178,11 +158,8 @@ async def _connected(bus: Bus, settings: Settings) -> SourceState | None:
 
 
 async def _answer(scope: dict[str, Any], send: Send, status: int, body: dict[str, Any]) -> None:
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers = [(b"content-type", b"application/json")]
     if scope["method"] not in ("GET", "HEAD"):
         status, body = 405, {"error": "Use GET."}
         headers.append((b"allow", b"GET, HEAD"))
-    text = json.dumps(body).encode()
-    headers.append((b"content-length", str(len(text)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else text})
+    await respond(scope, send, status, json.dumps(body).encode(), headers)

@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from agent_events import metrics
 from agent_events.conf import Settings
-from agent_events.database import CONNECT, abandon, severed_after
+from agent_events.database import CONNECT, NOTIFY_SQL, abandon, severed_after
 from agent_events.errors import WrongDatabase
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor, Position
@@ -24,14 +24,14 @@ from agent_events.wire import Event
 RESET_GRACE_MS = 5 * 60 * 1000
 """A cursor of another history goes on this long before its own time: clocks differ a little."""
 
-_MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
+MS_SQL = "floor(extract(epoch FROM {}) * 1000)::bigint"
 
 # RFC 3339; '' where Python has no such time.
 CREATED_SQL = "coalesce(agent_events_time(created_at), '')"
 # One row form for all: what `Event` takes, in its order. The JSON is a piece of text to Python,
 # and NULL in a page's last row, which is a position and no event.
 ENTRY_SQL = f"""
-    batch, {_MS.format("closed_at")} AS closed_at_ms, id,
+    batch, {MS_SQL.format("closed_at")} AS closed_at_ms, id,
     agent_events_json(id, tenant_id, agent_id, event_type, payload, created_at) AS json
 """
 EVENT_COLUMNS = 4
@@ -49,7 +49,7 @@ PAGE_BACK_SQL = _PAGE.format("agent_events_page_back", ENTRY_SQL)
 # With the time of the batch before it, of the same moment: is this the history of the cursor?
 _PAGE_OF = f"""
     SELECT page.*, CASE WHEN json IS NULL THEN (
-               SELECT {_MS.format("closed_at")} FROM agent_event_batches WHERE n = %s) END
+               SELECT {MS_SQL.format("closed_at")} FROM agent_event_batches WHERE n = %s) END
       FROM ({PAGE_ON_SQL}) AS page
 """
 # A window whose events are too many bytes comes without events: one row, of NULLs.
@@ -61,12 +61,12 @@ _WINDOW = f"""
 # The same of one batch, which is what is live: a batch of -1 then.
 _LIVE = "SELECT batch, closed_at_ms, id, event FROM agent_events_live(%s::uuid[], %s, %s)"
 HEAD_SQL = f"""
-    SELECT batch, {_MS.format("closed_at")}, total,
+    SELECT batch, {MS_SQL.format("closed_at")}, total,
            row_security_active('agent_events') OR row_security_active('agent_event_batches')
       FROM agent_events_head()
 """
 LEDGER_SQL = f"""
-    SELECT n, total, {_MS.format("closed_at")} FROM agent_event_batches
+    SELECT n, total, {MS_SQL.format("closed_at")} FROM agent_event_batches
      WHERE n >= %s ORDER BY n LIMIT %s
 """
 
@@ -169,9 +169,7 @@ class Log:
 
         Raises psycopg.Error, psycopg_pool.PoolTimeout.
         """
-        rows = await self._rows(
-            "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5", (channel, body)
-        )
+        rows = await self._rows(NOTIFY_SQL, (channel, body))
         return bool(rows)
 
     async def _rows(self, query: str, params: Sequence[Any] = ()) -> list[TupleRow]:

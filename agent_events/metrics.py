@@ -7,8 +7,6 @@ itself has them too; OURS has them alone, for `/metrics`. No label names a tenan
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 from prometheus_client import (
@@ -112,15 +110,6 @@ class Door:
         self._subscribers = _SUBSCRIBERS.labels(name)
         self._opened = _OPENED.labels(name)
         self._delivered = _DELIVERED.labels(name)
-
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """A stream is open for as long as the block runs."""
-        self.opened()
-        try:
-            yield
-        finally:
-            self.closed()
 
     def opened(self) -> None:
         """A stream began."""

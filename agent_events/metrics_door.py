@@ -5,13 +5,10 @@ must be answered while the database is away. It starts nothing: a process that n
 a stream, or probed, says that it listens to nothing. No label names a tenant, a user or a host.
 """
 
-import asyncio
 import hmac
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from django.core.exceptions import ImproperlyConfigured
 from prometheus_client.core import GaugeMetricFamily
@@ -26,14 +23,13 @@ from agent_events.database_metrics import database_metrics
 from agent_events.errors import WrongDatabase
 from agent_events.facts import Status
 from agent_events.metrics import OURS, PREFIX
+from agent_events.responses import Receive, Send, respond
 from agent_events.sources import Doorbell, SourceState
 from agent_events.status import gather
+from agent_events.tasks import SharedLook
 from agent_events.watching import Observation, listeners, watch
 
 logger = logging.getLogger("agent_events")
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 LIMIT_S = 1.5
 """So long a scrape waits for the database; then it is answered without."""
@@ -41,6 +37,7 @@ WATCH_S = 0.3
 """So long of it is spent on who waits to commit, and where the other processes are."""
 FRESH_S = 3.0
 """A look at the database serves for so long, however many scrape."""
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
 async def metrics(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -50,16 +47,16 @@ async def metrics(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """
     headers = dict(scope["headers"])
     if scope["method"] not in ("GET", "HEAD"):
-        await _answer(scope, send, 405, b"Use GET.\n", [(b"allow", b"GET, HEAD")])
+        await respond(scope, send, 405, b"Use GET.\n", [TEXT, (b"allow", b"GET, HEAD")])
         return
     if not _may(headers.get(b"authorization", b"")):
         refusal = b"Send Authorization: Bearer and the METRICS_TOKEN of AGENT_EVENTS.\n"
-        await _answer(scope, send, 401, refusal, [(b"www-authenticate", b"Bearer")])
+        await respond(scope, send, 401, refusal, [TEXT, (b"www-authenticate", b"Bearer")])
         return
-    seen = await _looker().answer()
+    seen = await _looker.answer()
     encode, content_type = choose_encoder(headers.get(b"accept", b"").decode("latin-1"))
     text = encode(_Everything(seen, _source_state()))
-    await _answer(scope, send, 200, text, content_type=content_type.encode())
+    await respond(scope, send, 200, text, [(b"content-type", content_type.encode())])
 
 
 def _may(authorization: bytes) -> bool:
@@ -109,32 +106,14 @@ def _source_state() -> SourceState | None:
         return None  # the look has said why
 
 
-class _Looker:
-    """One look at the database at a time, shared by all who scrape."""
-
-    def __init__(self) -> None:
-        self._look: asyncio.Task[Observation] | None = None
-        self._looked_at = 0.0
-
-    async def answer(self) -> Observation | None:
-        """The last look while it is fresh, or a new one; None after LIMIT_S."""
-        fresh = time.monotonic() - self._looked_at < FRESH_S
-        if self._look is None or (self._look.done() and not fresh):
-            self._look = asyncio.create_task(self._try(), name="agent_events metrics")
-        # Not cancelled at the limit: the next scrape finds the look where this one left it.
-        done, _ = await asyncio.wait({self._look}, timeout=LIMIT_S)
-        return self._look.result() if done else None
-
-    async def _try(self) -> Observation:
-        try:
-            return await _look()
-        except (ImproperlyConfigured, WrongDatabase) as error:
-            logger.error("No look at the database for /metrics: %s", error)
-        except Exception:
-            logger.exception("The look at the database for /metrics failed.")
-        finally:
-            self._looked_at = time.monotonic()
-        return Observation(Status(unreachable="misconfigured"))
+async def _try() -> Observation:
+    try:
+        return await _look()
+    except (ImproperlyConfigured, WrongDatabase) as error:
+        logger.error("No look at the database for /metrics: %s", error)
+    except Exception:
+        logger.exception("The look at the database for /metrics failed.")
+    return Observation(Status(unreachable="misconfigured"))
 
 
 async def _look() -> Observation:
@@ -151,27 +130,4 @@ async def _look() -> Observation:
     return Observation(status, between, None, listeners(status, between, status))
 
 
-_lookers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Looker] = WeakKeyDictionary()
-
-
-def _looker() -> _Looker:
-    return _lookers.setdefault(asyncio.get_running_loop(), _Looker())
-
-
-async def _answer(
-    scope: dict[str, Any],
-    send: Send,
-    status: int,
-    text: bytes,
-    more: Iterable[tuple[bytes, bytes]] = (),
-    *,
-    content_type: bytes = b"text/plain; charset=utf-8",
-) -> None:
-    headers = [
-        (b"content-type", content_type),
-        (b"cache-control", b"no-store"),
-        (b"content-length", str(len(text)).encode()),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else text})
+_looker = SharedLook("agent_events metrics", _try, fresh_s=FRESH_S, limit_s=LIMIT_S)

@@ -12,19 +12,21 @@ from psycopg.rows import TupleRow
 
 from agent_events.conf import Settings
 from agent_events.database import (
+    BATCH_CHANNEL,
     BUS_APPLICATION,
     COALESCING_KEY,
+    COMMIT_LOCK_SQL,
     CONNECT,
+    NOTIFY_SQL,
     SEQUENCER_KEY,
     WRITE_SETTINGS_SQL,
 )
-from agent_events.log import EVENT_COLUMNS, live_of
+from agent_events.log import EVENT_COLUMNS, MS_SQL, live_of
 from agent_events.tasks import end
 from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
-BATCH_CHANNEL = "agent_events_batch"
 TOLD_ROWS = 20_000
 """A larger batch is one huge transaction: it is told of after its append, not within."""
 FRESH_ROWS = 64
@@ -34,11 +36,10 @@ take, so that a process that stops reading holds nobody up."""
 HELD_IDLE_MS = 1_500
 """The server ends a session that holds K and says nothing for so long: producers ring again."""
 
-_MS = "floor(extract(epoch FROM {}) * 1000)::bigint"
 _LOOK = f"""
     ARRAY(SELECT pg_listening_channels()) @> %(channels)s::text[],
     (SELECT h.n FROM agent_event_batches AS h ORDER BY h.n DESC LIMIT 1),
-    (SELECT {_MS.format("b.closed_at")} FROM agent_event_batches AS b WHERE b.n = %(at)s)
+    (SELECT {MS_SQL.format("b.closed_at")} FROM agent_event_batches AS b WHERE b.n = %(at)s)
 """
 _POLL = f"""
     SELECT {_LOOK}, %(leads)s OR pg_try_advisory_lock({SEQUENCER_KEY}),
@@ -60,12 +61,7 @@ _SETTINGS = "SELECT bodies FROM agent_event_bus"
 _IDLE_TIMEOUT = "SELECT set_config('idle_session_timeout', %s, false)"
 # After the release: whoever looked before has a lower id.
 _OWN_ID = "SELECT pg_current_xact_id()::text::bigint"
-# A notifying commit waits here for the one before it (PostgreSQL takes the lock of "database 0").
-_COMMITS_WAITING = """
-    SELECT count(*) FROM pg_locks
-     WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objid = 0
-       AND NOT granted
-"""
+_COMMITS_WAITING = f"SELECT count(*) FROM pg_locks WHERE {COMMIT_LOCK_SQL} AND NOT granted"
 _OTHERS = """
     SELECT EXISTS (SELECT FROM pg_stat_activity
                     WHERE datname = current_database() AND application_name = %(name)s
@@ -246,10 +242,7 @@ class Sequencer:
         the others poll.
         """
         with suppress(psycopg.errors.ProgramLimitExceeded):  # full all at once: likewise
-            await self._bus.execute(
-                "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
-                (BATCH_CHANNEL, str(n)),
-            )
+            await self._bus.execute(NOTIFY_SQL, (BATCH_CHANNEL, str(n)))
 
     async def tell(self, n: int) -> None:
         """Tells the tenants' channels of a batch that was not told of with its append.

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
 from typing import Any
 
 from agent_events import metrics, wire
@@ -19,12 +19,10 @@ from agent_events.bus import current_bus
 from agent_events.conf import Settings, get_settings
 from agent_events.errors import AgentEventsError
 from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
+from agent_events.responses import Receive, Send, respond
 from agent_events.subscriber import Subscriber, Update
 
 logger = logging.getLogger("agent_events")
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 RETRY_MS = 2_000  # after a failure
 RETRY_AT_ONCE_MS = 100  # after a planned end
@@ -39,7 +37,7 @@ _STREAM_HEADERS = [
 async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """`GET /api/agents/stream?tenant=&agent=&type=`, resuming by `Last-Event-ID` or `?cursor=`."""
     if scope["method"] not in ("GET", "HEAD"):
-        await _refuse(send, 405, "Use GET.", [(b"allow", b"GET")])
+        await _refuse(scope, send, 405, "Use GET.", [(b"allow", b"GET")])
         return
     try:
         subscriber = await _subscribe(scope)
@@ -47,7 +45,7 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await come_back(send, error)
         return
     except AgentEventsError as error:
-        await _refuse(send, status_of(error), str(error))
+        await _refuse(scope, send, status_of(error), str(error))
         return
     metrics.SSE.opened()
     gone = asyncio.create_task(_gone(receive))
@@ -133,19 +131,11 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _refuse(
-    send: Send, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None
+    scope: dict[str, Any],
+    send: Send,
+    status: int,
+    message: str,
+    headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     body = json.dumps({"error": message}).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"cache-control", b"no-store"),
-                (b"content-length", str(len(body)).encode()),
-                *(headers or []),
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+    await respond(scope, send, status, body, [(b"content-type", b"application/json"), *headers])

@@ -17,7 +17,7 @@ from agent_events.database import CONNECT, severed_after
 from agent_events.deliveries import Answer
 from agent_events.facts import Interval, Status
 from agent_events.journey import Gap, Journey, Step, Stored, step_of
-from agent_events.log import CREATED_SQL
+from agent_events.log import CREATED_SQL, MS_SQL
 from agent_events.position import Cursor, Position
 from agent_events.status import TIMEOUT_S, gather
 from agent_events.watching import listeners
@@ -38,10 +38,7 @@ _EVENT = f"""
       LEFT JOIN (SELECT n, seen FROM agent_event_batches ORDER BY n DESC LIMIT 1) AS head ON true
      WHERE e.id = %s
 """
-_CLOSED = """
-    SELECT closed_at, floor(extract(epoch FROM closed_at) * 1000)::bigint
-      FROM agent_event_batches WHERE n = %s
-"""
+_CLOSED = f"SELECT closed_at, {MS_SQL.format('closed_at')} FROM agent_event_batches WHERE n = %s"
 _AROUND = f"""
     SELECT id, {CREATED_SQL} FROM agent_events WHERE id {{}} %s ORDER BY id {{}} LIMIT 1
 """

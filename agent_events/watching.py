@@ -9,7 +9,7 @@ import psycopg
 
 from agent_events.asking import ANSWER_S, Hearing, hearing
 from agent_events.commit_lock import LOOK_SQL, Looks
-from agent_events.database import BUS_APPLICATION
+from agent_events.database import BATCH_CHANNEL, BUS_APPLICATION, DOORBELL_CHANNEL
 from agent_events.deliveries import Answer
 from agent_events.facts import (
     Head,
@@ -21,8 +21,6 @@ from agent_events.facts import (
 )
 from agent_events.status import gather
 
-DOORBELL = "agent_events"
-TOLD = "agent_events_batch"
 LOOK_EVERY_S = 0.05
 """Looks at the commit lock are this far apart."""
 
@@ -84,7 +82,7 @@ async def watch(
     ear: Hearing | None = None
     trouble = ""
     try:
-        async with hearing(dsn, (DOORBELL, TOLD)) as ear:
+        async with hearing(dsn, (DOORBELL_CHANNEL, BATCH_CHANNEL)) as ear:
             await ear.ask()
             trouble = ear.trouble
             began = time.monotonic()
@@ -103,8 +101,8 @@ async def watch(
         over_s=over_s,
         waits=looks.waits(),
         busy=looks.busy(),
-        rings=None if ear.deaf else ear.heard[DOORBELL],
-        told=None if ear.deaf else ear.heard[TOLD],
+        rings=None if ear.deaf else ear.heard[DOORBELL_CHANNEL],
+        told=None if ear.deaf else ear.heard[BATCH_CHANNEL],
         answers=None if ear.trouble else tuple(ear.answers[pid] for pid in sorted(ear.answers)),
         own_commits=ear.statements,
         trouble=trouble,

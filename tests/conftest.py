@@ -147,6 +147,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Connect = Callable[..., psycopg.Connection[Any]]
+Report = Callable[[str, object], None]
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """`report(name, value)`: shown after the run, in the section "recovery"."""
+
+    def tell(name: str, value: object) -> None:
+        record_property("recovery", f"{name}: {value}")
+
+    return tell
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.db import connection, connections
 from django.test import Client
@@ -25,6 +24,7 @@ from agent_events.admin import ledger_looks, looks
 from agent_events.filters import Filter
 from agent_events.models import Membership, Tenant
 from project.embedded import EmbeddedPostgres
+from tests.support.clients import client_of, staff
 from tests.support.django_log import django_on
 
 Connection = psycopg.Connection[Any]
@@ -56,18 +56,6 @@ def root(django: None) -> Client:
 @pytest.fixture
 def database(connect: Connect) -> Connection:
     return connect()
-
-
-def client_of(user: Any) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def staff(name: str, *permissions: str) -> Client:
-    user = get_user_model().objects.create_user(name, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return client_of(user)
 
 
 def put(

@@ -11,7 +11,6 @@ import httpx
 import psycopg
 import pytest
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.db import connection, transaction
 from django.test import Client
 from playwright.sync_api import Page, Route, expect
@@ -32,6 +31,7 @@ from agent_events.facts import (
 from agent_events.watching import Observation
 from project.embedded import EmbeddedPostgres
 from tests.support import Server, login, make_user, wait_until
+from tests.support.clients import client_of, staff
 from tests.support.django_log import django_on
 from tests.support.load import Load
 from tests.support.streams import insert
@@ -56,18 +56,6 @@ def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
 def root(django: None) -> Client:
     """A superuser's client."""
     return client_of(get_user_model().objects.create_superuser("root"))
-
-
-def client_of(user: Any) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def staff(name: str, *permissions: str) -> Client:
-    user = get_user_model().objects.create_user(name, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return client_of(user)
 
 
 def figures(client: Client, query: str = "") -> dict[str, Any]:

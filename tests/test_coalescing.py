@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ import pytest
 
 from agent_events.database import BUS_APPLICATION, COALESCING_KEY
 from project.embedded import EmbeddedPostgres
-from tests.conftest import Connect
+from tests.conftest import Connect, Report
 from tests.support import Server, login, make_tenant, make_user, manage, wait_until
 from tests.support.database import ROOT
 from tests.support.ear import Ear
@@ -43,17 +43,6 @@ from tests.support.watch import (
 )
 
 Connection = psycopg.Connection[Any]
-Report = Callable[[str, object], None]
-
-
-@pytest.fixture
-def report(record_property: Callable[[str, object], None]) -> Report:
-    """`report(name, value)`: shown after the run, in the section "recovery"."""
-
-    def tell(name: str, value: object) -> None:
-        record_property("recovery", f"{name}: {value}")
-
-    return tell
 
 
 async def test_while_the_mode_flips_under_load_no_event_is_lost_or_repeated_or_left_without_a_word(

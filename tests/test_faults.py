@@ -19,22 +19,10 @@ import psycopg
 import pytest
 
 from project.embedded import EmbeddedPostgres
-from tests.conftest import Connect
+from tests.conftest import Connect, Report
 from tests.support import wait_until
 from tests.support.proxy import proxy_to
 from tests.support.watch import StartServer, leader_of, process_state, watched
-
-Report = Callable[[str, object], None]
-
-
-@pytest.fixture
-def report(record_property: Callable[[str, object], None]) -> Report:
-    """`report(name, value)`: shown after the run, in the section "recovery"."""
-
-    def tell(name: str, value: object) -> None:
-        record_property("recovery", f"{name}: {value}")
-
-    return tell
 
 
 async def test_the_listeners_backend_terminated(

@@ -23,6 +23,7 @@ from agent_events import health, problems
 from agent_events.facts import Head, Session, Setup, Status
 from agent_events.health import Readiness, judge
 from agent_events.sources import Doorbell, SourceState
+from agent_events.tasks import SharedLook
 from tests.conftest import find_program
 from tests.support import Server, free_port, manage, wait_until
 from tests.support.database import ROOT
@@ -180,12 +181,15 @@ async def test_probes_that_come_together_cost_one_look(monkeypatch: pytest.Monke
         return Readiness(True, "heard", ())
 
     monkeypatch.setattr(health, "_look", look)
-    prober = health._Prober()
+    prober = SharedLook("", health._probe, fresh_s=60, limit_s=5)
     answers = await asyncio.gather(*(prober.answer() for _ in range(50)))
-    assert {one.state for one in answers} == {"ready"}
-    assert (await prober.answer()).data
+    assert {one.state for one in answers if one} == {"ready"}
+    assert None not in answers
+    again = await prober.answer()
+    assert again is not None
+    assert again.data
     assert looks == 1
-    monkeypatch.setattr(health, "FRESH_S", 0.0)
+    prober.fresh_s = 0.0
     await prober.answer()
     assert looks == 2
 
@@ -200,11 +204,11 @@ async def test_a_probe_that_gives_up_leaves_the_look_to_the_next(
         return Readiness(True, "heard", ())
 
     monkeypatch.setattr(health, "_look", look)
-    monkeypatch.setattr(health, "LIMIT_S", 0.05)
-    prober = health._Prober()
-    assert (await prober.answer()).problems == ("no_answer",)
+    prober = SharedLook("", health._probe, fresh_s=60, limit_s=0.05)
+    monkeypatch.setattr(health, "_prober", prober)
+    assert (await health.readiness()).problems == ("no_answer",)
     may_end.set()
-    assert (await prober.answer()).state == "ready"
+    assert (await health.readiness()).state == "ready"
 
 
 async def test_a_look_that_fails_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +216,8 @@ async def test_a_look_that_fails_is_an_answer(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr(health, "_look", look)
-    assert await health._Prober().answer() == Readiness(False, "unknown", ("failed",))
+    prober = SharedLook("", health._probe, fresh_s=60, limit_s=5)
+    assert await prober.answer() == Readiness(False, "unknown", ("failed",))
 
 
 # What the facts mean

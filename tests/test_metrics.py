@@ -26,6 +26,7 @@ from agent_events import metrics, metrics_door, subscribe
 from agent_events.conf import get_settings
 from agent_events.database import BUS_APPLICATION
 from agent_events.facts import Status
+from agent_events.tasks import SharedLook
 from agent_events.watching import Observation
 from agent_events.window import Window
 from project.embedded import EmbeddedPostgres
@@ -369,11 +370,11 @@ async def test_scrapes_that_come_together_cost_one_look(monkeypatch: pytest.Monk
         return Observation(Status())
 
     monkeypatch.setattr(metrics_door, "_look", look)
-    looker = metrics_door._Looker()
+    looker = SharedLook("", metrics_door._try, fresh_s=60, limit_s=5)
     await asyncio.gather(*(looker.answer() for _ in range(5)))
     await looker.answer()
     assert looks == 1
-    monkeypatch.setattr(metrics_door, "FRESH_S", 0.0)
+    looker.fresh_s = 0.0
     await looker.answer()
     assert looks == 2
 
@@ -386,7 +387,7 @@ async def test_a_look_that_fails_is_no_answer_and_is_said(
 
     monkeypatch.setattr(metrics_door, "_look", look)
     with caplog.at_level(logging.ERROR, "agent_events"):
-        found = await metrics_door._Looker().answer()
+        found = await SharedLook("", metrics_door._try, fresh_s=60, limit_s=5).answer()
     assert found is not None
     assert found.status.setup is None
     assert "unforeseen" in caplog.text

@@ -17,13 +17,13 @@ from psycopg.rows import TupleRow
 
 from agent_events import metrics
 from agent_events.conf import Settings
-from agent_events.database import severed_after
+from agent_events.database import DOORBELL_CHANNEL, NOTIFY_SQL, severed_after
 from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
 from agent_events.log import LEDGER_SQL, LedgerRow, Log
 from agent_events.mode import Mode, Pace
 from agent_events.sequencer import Appended, Look, Sequencer
 from agent_events.sources import Doorbell
-from agent_events.sources.opening import CHANNELS, DOORBELL_CHANNEL, open_bus
+from agent_events.sources.opening import CHANNELS, open_bus
 from agent_events.tasks import end
 from agent_events.wire import Event
 
@@ -194,22 +194,26 @@ class ListeningConnection:
         if batch is not None and not appended.told:
             self._announce(batch.n, spared=spared)
         self._batch_at = began
+        if self.leads:
+            pace.closed(began, rows)
+            await self._keep_pace(appended)
+        self._plan_next(began, rows)
+        return appended
+
+    def _plan_next(self, began: float, rows: int) -> None:
+        """When to append next: at `_append_at` unasked, at a ring not before `_not_before`."""
+        if 2 * rows >= self._settings.batch_limit:  # there may be more, at once
+            self._append_at = self._not_before = 0.0
+            return
         # (Not longer than a poll: the server ends a session that says nothing.)
         interval_s = min(self._settings.append_interval_s, self._settings.poll_interval_s)
         self._not_before = began + interval_s if rows > BUSY_ROWS else 0.0
         interval_s = max(LEAST_INTERVAL_S, 2 * interval_s if rows > CROWDED_ROWS else interval_s)
         # A batch may have been cut before all that is there, and nothing rings again for the rest.
-        self._append_at = began + interval_s if rows else inf
-        if 2 * rows >= self._settings.batch_limit:
-            self._append_at = self._not_before = 0.0
-        if self.leads:
-            pace.closed(began, rows)
-            await self._keep_pace(appended)
-            if pace.mode is Mode.COALESCING:
-                self._append_at = min(self._append_at, began + interval_s)
-            elif pace.mode is Mode.DRAINING:
-                self._append_at = min(self._append_at, began + pace.next_drain_s())
-        return appended
+        next_s = interval_s if rows or self.coalescing else inf
+        if self.leads and self._pace.mode is Mode.DRAINING:
+            next_s = min(next_s, self._pace.next_drain_s())
+        self._append_at = began + next_s
 
     async def _keep_pace(self, appended: Appended) -> None:
         pace, now = self._pace, time.monotonic()
@@ -245,10 +249,7 @@ class ListeningConnection:
         """Tells whoever asked where this process is. Raises psycopg.Error."""
         with severed_after(self._bus, self._settings.query_timeout_s):
             await self._announced()
-            await self._bus.execute(
-                "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5",
-                (ANSWER_CHANNEL, text),
-            )
+            await self._bus.execute(NOTIFY_SQL, (ANSWER_CHANNEL, text))
 
     def look_again(self) -> None:
         """Not all that a turn returned was handed over: the next one comes at once."""

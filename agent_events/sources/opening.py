@@ -14,13 +14,18 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from agent_events.conf import Settings
-from agent_events.database import BUS_APPLICATION, CONNECT, refuse_unusable, severed_after
+from agent_events.database import (
+    BATCH_CHANNEL,
+    BUS_APPLICATION,
+    CONNECT,
+    DOORBELL_CHANNEL,
+    refuse_unusable,
+    severed_after,
+)
 from agent_events.deliveries import ASK_CHANNEL
 from agent_events.log import Log
-from agent_events.sequencer import BATCH_CHANNEL
 from agent_events.sources import Doorbell
 
-DOORBELL_CHANNEL = "agent_events"
 CHANNELS = (DOORBELL_CHANNEL, BATCH_CHANNEL, ASK_CHANNEL)
 ECHO_S = 2.0
 """A notification of our own that has not come back after so long does not come."""
