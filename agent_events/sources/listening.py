@@ -32,7 +32,7 @@ BUSY_ROWS = 8
 """A batch of more events means load: the next one is closed `append_interval_s` later."""
 CROWDED_ROWS = 64
 """By the clock, a batch of more events is followed by the next after twice the interval: each costs
-about as much as a hundred events do, whose producers need the processors more."""
+as much as many events do, whose producers need the processors more."""
 LEAST_INTERVAL_S = 0.001
 """By the clock, batches are this far apart at least."""
 WATCH_WAITS_S = 0.1
