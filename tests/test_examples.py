@@ -176,6 +176,7 @@ def test_the_reader_prints_each_event_once_over_lost_connections_and_restarts(
 
     wait_until(lambda: stands_at_the_head(file, connection), what="the position to be kept")
     reading.process.kill()
+    reading.process.wait()
     missed = many(connection, 2)
     reading = node("read.mjs", TENANT, str(file), dsn=reader_dsn)
     assert ids(reading.wait_for(2)) == missed
@@ -201,6 +202,9 @@ def test_the_reader_says_what_it_cannot_read(
     reading = node("read.mjs", TENANT, str(file), dsn=reader_dsn)
     assert ids(reading.wait_for(2)) == made[2:]
     assert reading.errors().startswith("truncated")
+    wait_until(lambda: stands_at_the_head(file, connection), what="the position to be kept")
+    reading.process.kill()
+    reading.process.wait()
 
     file.write_text(json.dumps({"batch": "4", "id": str(made[3]), "closed": "another time"}))
     reading = node("read.mjs", TENANT, str(file), dsn=reader_dsn)

@@ -181,7 +181,8 @@ def test_more_than_fits_while_paused_leaves_a_word_for_what_is_not_shown(site: S
     )
     expect(button).to_have_text("Paused: 3,000 new", timeout=LATE_S * 1000)
     button.click()
-    expect(site.page.locator('[data-notice="gap"]')).to_have_text("2,100 events not shown")
+    gap = site.page.locator('[data-notice="gap"]')
+    expect(gap).to_have_text("2,100 events not shown", timeout=LATE_S * 1000)
     ids = site.ids()
     assert site.shown() == ids[:900] + ids[-2:]
 

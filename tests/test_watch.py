@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -226,23 +227,27 @@ async def test_a_commit_that_does_not_end_and_holds_up_the_others_is_named(
         front = first.info.backend_pid
         owner.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         owner.execute("SELECT pg_reload_conf()")
-        wait_until(
-            lambda: first.execute("SHOW synchronous_standby_names").fetchone() == ("nobody",)
-        )
-        threads = [
-            threading.Thread(target=one.execute, args=(INSERT.encode(),)) for one in (first, second)
-        ]
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = %s"
-        threads[0].start()
-        try:
-            wait_until(lambda: owner.execute(waits, ["SyncRep"]).fetchone() == (1,))
-            threads[1].start()
-            wait_until(lambda: owner.execute(waits, ["object"]).fetchone() == (1,))
-            seen = await observe(dsn, dsn, 1.2)
-        finally:
-            owner.execute("SELECT pg_cancel_backend(%s)", [front])
-            for thread in threads:
-                thread.join(10)
+        stands = threading.Event()
+
+        def commit_until_one_stands() -> None:
+            # Commits wait once the checkpointer, too, has read the settings: nothing tells when.
+            while not stands.is_set():
+                first.execute(INSERT.encode())
+
+        with ThreadPoolExecutor() as threads:
+            committing = [threads.submit(commit_until_one_stands)]
+            try:
+                wait_until(lambda: owner.execute(waits, ["SyncRep"]).fetchone() == (1,))
+                stands.set()
+                committing.append(threads.submit(second.execute, INSERT.encode()))
+                wait_until(lambda: owner.execute(waits, ["object"]).fetchone() == (1,))
+                seen = await observe(dsn, dsn, 1.2)
+            finally:
+                stands.set()
+                owner.execute("SELECT pg_cancel_backend(%s)", [front])
+            for one in committing:
+                one.result(10)
     (problem,) = problems_of(seen.status, seen.between)
     assert problem.code == "commits_stand"
     assert f"pid {front} (" in problem.message
