@@ -19,11 +19,13 @@ from django.utils.encoding import escape_uri_path
 from django.views.decorators.csrf import csrf_exempt
 
 from agent_events import history
-from agent_events.access import principal_for_user
+from agent_events.access import admit_request
 from agent_events.errors import AgentEventsError, UnknownTenant
 from agent_events.position import Cursor
+from agent_events.principals import Right
 from agent_events.problems import trouble_of
-from agent_events.requests import HistoryRequest, history_request, status_of
+from agent_events.requests import HistoryRequest, history_request
+from agent_events.responses import JSON, PROBLEM, Refusal, refusal
 
 logger = logging.getLogger("agent_events")
 
@@ -41,17 +43,18 @@ def _json_view(view: View) -> View:
     @wraps(view)
     def answer(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if request.method not in ("GET", "HEAD"):
-            return _refusal(405, "Use GET.", Allow="GET, HEAD")
+            response = _refused(refusal(405, "Use GET."))
+            response["Allow"] = "GET, HEAD"
+            return response
         try:
             return view(request, **kwargs)
         except AgentEventsError as error:
-            return _refusal(status_of(error), str(error))
+            return _refused(refusal(error))
         except Error as error:
-            words = trouble_of(error)
-            if words is None:
+            if trouble_of(error) is None:
                 raise
             logger.warning("The log could not be read: %s", error)
-            return _refusal(503, words, **{"Retry-After": "2"})
+            return _refused(refusal(error))
 
     # A script has no use for a sign-in page, and nothing here writes: whoever adds a method that
     # does takes csrf_exempt away.
@@ -65,10 +68,11 @@ def events(request: HttpRequest) -> HttpResponse:
     All are optional, as on the streams; `order=desc` (newest first, from `latest`) is the default,
     `order=asc` begins at `earliest`. docs/architecture.md has the answer's fields.
     """
+    principal = admit_request(request, Right.SUBSCRIBE)
     asked = history_request(request.META.get("QUERY_STRING", ""))
-    tenants = principal_for_user(request.user).choose(asked.tenants)
+    tenants, filter = principal.choose(asked.tenants), principal.filter(asked.filter)
     page = history.read(
-        tenants, asked.filter, asked.cursor, newest_first=asked.newest_first, limit=asked.limit
+        tenants, filter, asked.cursor, newest_first=asked.newest_first, limit=asked.limit
     )
     last, first = (page.before, page.after) if asked.newest_first else (page.after, page.before)
     path = escape_uri_path(request.path)
@@ -100,11 +104,11 @@ def event(request: HttpRequest, event_id: str) -> HttpResponse:
 
     404 until it has its place in the log, a moment after its commit; and for another tenant's.
     """
-    principal = principal_for_user(request.user)
+    principal = admit_request(request, Right.SUBSCRIBE)
     wanted = int(event_id) if re.fullmatch("[0-9]{1,19}", event_id, re.ASCII) else 0
     theirs = None if principal.everything else tuple(str(one.id) for one in principal.tenants())
     found = history.one(wanted, theirs) if 0 < wanted <= _MOST_ID else None
-    if found is None:
+    if found is None or not principal.only.matches(found.agent_id, found.type):
         raise UnknownTenant("No such event, or it is not yours.")
     response = _json(found.json)
     response[CURSOR_HEADER] = found.cursor
@@ -124,13 +128,14 @@ def _url(path: str, asked: HistoryRequest, cursor: Cursor, newest_first: bool) -
     return f"{path}?{urlencode(query, doseq=True)}"
 
 
-def _json(text: str, status: int = 200) -> HttpResponse:
-    headers = {"Cache-Control": "no-store"}
-    return HttpResponse(text, content_type="application/json", status=status, headers=headers)
+def _json(text: str) -> HttpResponse:
+    return HttpResponse(text, content_type=JSON, headers={"Cache-Control": "no-store"})
 
 
-def _refusal(status: int, message: str, **headers: str) -> HttpResponse:
-    response = _json(json.dumps({"error": message}), status)
-    for name, value in headers.items():
-        response[name] = value
-    return response
+def _refused(refused: Refusal) -> HttpResponse:
+    return HttpResponse(
+        refused.body,
+        content_type=PROBLEM,
+        status=refused.status,
+        headers={**refused.headers, "Cache-Control": "no-store"},
+    )

@@ -1,6 +1,7 @@
 """The settings: one dict `AGENT_EVENTS`, every key with a default, read lazily."""
 
 import math
+import re
 from dataclasses import Field, dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+
+DEFAULT_RESOLVER = "agent_events.access.resolve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Settings:
     follow_patience_s: float = 0.25
     """How long a process that was rung waits for the sequencer's batch before it appends itself."""
     query_timeout_s: float = 5.0
-    """A connection of the bus that does not answer for so long is dead."""
+    """A connection of the bus, or a look at who asks, that takes longer than this is dead."""
 
     page_rows: int = 1_000
     """Events a page when a subscriber reads the log."""
@@ -73,7 +76,45 @@ class Settings:
     """An SSE response ends after this time."""
 
     metrics_token: str = ""
-    """Whoever asks for `/metrics` must send it (`Authorization: Bearer`). Empty: nobody must."""
+    """Whoever sends it (`Authorization: Bearer`) may see `/metrics`. Empty: superusers alone."""
+
+    principal_resolver: str = DEFAULT_RESOLVER
+    """The dotted path of the function that says who asks, and what they may: docs/security.md."""
+    revoke_within_s: float = 5.0
+    """What was taken away (a key, a membership, a session) stops a live stream within this time."""
+    expiring_s: float = 30.0
+    """So long before a token ends, its streams are told."""
+    auth_timeout_s: float = 10.0
+    """So long a WebSocket without credentials may take to send its `auth` frame."""
+    token_minutes: int = 60
+    """Minutes of life of a stream token at most."""
+    ticket_s: float = 30.0
+    """A ticket must be used within this time."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages may use the API and the streams, such as `"https://app.example"`;
+    `"*"`: any, but without cookies. Empty: those of this site alone."""
+
+    streams_per_principal: int = 200
+    """Live streams of one principal at most, in each process."""
+    frame_bytes: int = 65_536
+    """Bytes of a WebSocket client's frame at most."""
+    inline_payload_bytes: int = 65_536
+    """A larger payload is not on the streams: `"payload": null`, and the address of the event."""
+
+    post_bytes: int = 4_194_304
+    """Bytes of a request that publishes at most."""
+    post_events: int = 1_000
+    """Events of one at most."""
+    post_payload_bytes: int = 1_048_576
+    """Bytes of one event's payload at most."""
+    post_rate: float = 1_000.0
+    """Events a second that one principal may publish, in each process; a second's worth at once."""
+    post_connections: int = 2
+    """Connections a process opens for what is published over HTTP."""
+    shared_posts: int = 256
+    """Requests that may share one commit. 1: each has its own."""
+    keys_kept_s: float = 604_800.0
+    """An idempotency key is known for so long; `prune_events` deletes older ones."""
 
 
 MODES = ("auto", "ring", "coalesce")
@@ -105,7 +146,10 @@ def get_settings() -> Settings:
         if expected := _expected_instead_of(value, known[key]):
             shown = type(value).__name__ if key in SECRET else repr(value)
             raise ImproperlyConfigured(f'AGENT_EVENTS["{key}"] is {shown}, expected {expected}.')
-    return Settings(**{known[key].name: value for key, value in given.items()})
+    made = {known[key].name: value for key, value in given.items()}
+    if "cors_origins" in made:
+        made["cors_origins"] = tuple(made["cors_origins"])
+    return Settings(**made)
 
 
 def _expected_instead_of(value: object, field: "Field[Any]") -> str:
@@ -114,6 +158,8 @@ def _expected_instead_of(value: object, field: "Field[Any]") -> str:
         return "" if value in MODES else f"one of {', '.join(map(repr, MODES))}"
     if field.name == "listener_dsn":
         return "" if isinstance(value, str) else "a connection string, or an empty one"
+    if field.name == "cors_origins":
+        return "" if _are_origins(value) else 'a list of origins, such as "https://app.example"'
     if field.name == "metrics_token":
         return "" if isinstance(value, str) else "a secret text, or an empty one"
     if field.type is str:
@@ -127,6 +173,12 @@ def _expected_instead_of(value: object, field: "Field[Any]") -> str:
     if isinstance(value, float) and field.type is int:
         return expected
     return "" if value > 0 or (value == 0 and field.name in MAY_BE_ZERO) else expected
+
+
+def _are_origins(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(one, str) and re.fullmatch(r"\*|https?://[^/\s]+", one) for one in value
+    )
 
 
 def _forget(*, setting: str, **_: Any) -> None:

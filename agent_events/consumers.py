@@ -6,7 +6,6 @@ back-pressure buffers without bound for a client that does not read.
 """
 
 import asyncio
-import json
 import logging
 from contextlib import suppress
 from typing import Any
@@ -14,106 +13,94 @@ from typing import Any
 from channels.consumer import AsyncConsumer, get_handler_name
 from channels.exceptions import StopConsumer
 
-from agent_events import metrics, wire
-from agent_events.access import principal_of_scope
+from agent_events import metrics, origins, wire
+from agent_events.access import admit
 from agent_events.bus import current_bus
+from agent_events.client_frames import Ack, Auth, ClientFrame, Refilter, read
 from agent_events.conf import get_settings
+from agent_events.credentials import PROTOCOL, Credentials, Via, of_scope
 from agent_events.errors import (
     AgentEventsError,
-    InvalidCursor,
-    InvalidFilter,
+    LimitReached,
     NotSignedIn,
-    TenantNotNamed,
-    UnknownTenant,
+    TooLarge,
+    WrongOrigin,
 )
-from agent_events.filters import Filter
-from agent_events.requests import AWAY, say_could_not_begin, stream_request
+from agent_events.guard import current_guard
+from agent_events.inline import inline
+from agent_events.principals import Principal, Right
+from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
+from agent_events.seats import GOODBYE_S, Seat
 from agent_events.subscriber import Subscriber, Update
 from agent_events.tasks import end
+from agent_events.unacknowledged import Unacknowledged
 
 logger = logging.getLogger("agent_events")
 
-# Close codes: 4400, 4401 and 4404 mean "do not come back with this request".
+# Close codes: 4400 to 4404 and 4413 mean "do not come back with this request".
 BAD_REQUEST = 4400
 NOT_SIGNED_IN = 4401
+RIGHT_LACKING = 4403
 NOT_FOUND = 4404
 NOT_ACKNOWLEDGED = 4408
+TOO_LARGE = 4413
+TOO_MANY = 4429
 TRY_AGAIN = 4503  # (RFC 6455 has 1013, which not every server may send)
 
+_REFUSED = {
+    400: (BAD_REQUEST, "bad_request"),
+    401: (NOT_SIGNED_IN, "signed_out"),
+    403: (RIGHT_LACKING, "right_lacking"),
+    404: (NOT_FOUND, "not_found"),
+    413: (TOO_LARGE, "too_large"),
+    429: (TOO_MANY, "too_many"),
+    503: (TRY_AGAIN, "try_again"),
+}
+"""By the HTTP status that says the same."""
+_STOPPED = {
+    "expired": NOT_SIGNED_IN,
+    "revoked": NOT_SIGNED_IN,
+    "signed_out": NOT_SIGNED_IN,
+    "not_yours": NOT_FOUND,
+    "right_lacking": RIGHT_LACKING,
+}
+"""By the reason for which a live stream ends."""
+
+_SAY_FIRST = 'Say first who you are: {"type":"auth","token":...}.'
 _AWAY = "The database is away. Try again in a moment."
 
-
-async def come_back(receive: Any, send: Any, error: Exception) -> None:
-    """Tells a client whose stream could not begin, for the database is away, to try again.
-
-    Accepts first: a refused handshake would hide from scripts why.
-    """
-    say_could_not_begin(error)
-    await receive()  # websocket.connect
-    await send({"type": "websocket.accept"})
-    for text in wire.messages(wire.frame("error", message=_AWAY)):
-        await send({"type": "websocket.send", "text": text})
-    await send({"type": "websocket.close", "code": TRY_AGAIN})
+MOST_WAITING = 1_000
+"""Connections of a process that have not said yet who they are."""
+MOST_EARLY = 16
+"""Frames of a client that came before its stream began."""
 
 
-def close_code(error: AgentEventsError) -> int:
-    """The close code that says what kind of refusal it was."""
-    match error:
-        case NotSignedIn():
-            return NOT_SIGNED_IN
-        case UnknownTenant():
-            return NOT_FOUND
-        case InvalidCursor() | InvalidFilter() | TenantNotNamed():
-            return BAD_REQUEST
-    return TRY_AGAIN
-
-
-class Unacknowledged:
-    """What was sent and not yet acknowledged, in bytes."""
-
-    def __init__(self, window_bytes: int) -> None:
-        self._window_bytes = window_bytes
-        self._sent: list[tuple[str, int]] = []
-        self._bytes = 0
-        self._room: asyncio.Future[None] | None = None  # while somebody waits for it
-
-    def sent(self, cursor: str, size: int) -> None:
-        """A frame of `size` bytes went out; the client will acknowledge it by its cursor."""
-        self._sent.append((cursor, size))
-        self._bytes += size
-
-    def acknowledge(self, cursor: str) -> None:
-        """The client has this frame and all before it.
-
-        Only a cursor that was sent counts: a client cannot acknowledge what it has not read.
-        """
-        places = (n for n, (sent, _) in enumerate(self._sent, 1) if sent == cursor)
-        count = next(places, 0)
-        self._bytes -= sum(size for _, size in self._sent[:count])
-        del self._sent[:count]
-        if self._bytes < self._window_bytes and self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    async def room(self, timeout_s: float) -> None:
-        """Waits until the next frame may go, however large it is. Raises TimeoutError."""
-        if self._bytes < self._window_bytes:
-            return
-        self._room = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._room
-        finally:
-            self._room = None
+def _refusal(error: Exception) -> tuple[int, str, str]:
+    """The close code, the word and the message for this error."""
+    if isinstance(error, AWAY):
+        return TRY_AGAIN, "try_again", _AWAY
+    if isinstance(error, AgentEventsError):
+        return *_REFUSED[status_of(error)], str(error)
+    logger.error("A stream broke; the client resumes.", exc_info=error)
+    return TRY_AGAIN, "try_again", "The stream broke. Try again in a moment."
 
 
 class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types
     """`/ws/agents/stream?tenant=&cursor=&agent=&type=`: frames in docs/architecture.md."""
 
+    waiting = 0
+    """Connections of this process that have not said yet who they are."""
+
     def __init__(self) -> None:
         self._settings = get_settings()
+        self._seat: Seat | None = None
         self._subscriber: Subscriber | None = None
         self._unacknowledged = Unacknowledged(self._settings.ack_window_bytes)
+        self._introduction: asyncio.Future[str] | None = None  # while its first frame is awaited
+        self._early: list[ClientFrame] = []  # what came before the stream began
+        self._begun = self._closed = False
         self._pump: asyncio.Task[None] | None = None
+        self._listening: asyncio.Timeout | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serves one connection, and leaves nothing behind however it ends.
@@ -123,106 +110,228 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         """
         self.scope, self.base_send = scope, send
         try:
-            with suppress(StopConsumer):
-                while True:
-                    message = await receive()
-                    await getattr(self, get_handler_name(message))(message)
+            with suppress(StopConsumer, TimeoutError):
+                async with asyncio.timeout(None) as self._listening:
+                    while True:
+                        message = await receive()
+                        await getattr(self, get_handler_name(message))(message)
         finally:
+            self._listening = None
             if self._pump is not None:
                 await end([self._pump])
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
-        """Accepts first: a refused handshake would hide from scripts why."""
-        await self.send({"type": "websocket.accept"})
+        """Accepts first: a refused handshake would hide from scripts why.
+
+        But not one that bears a cookie and comes from a page of another site: that is told nothing.
+        """
+        credentials = of_scope(self.scope)
+        try:
+            origins.check(self.scope, credentials)
+        except WrongOrigin:
+            await self.send({"type": "websocket.close", "code": RIGHT_LACKING})
+            raise StopConsumer from None
+        offered = self.scope.get("subprotocols", ())
+        # Never the one that bears a secret: it would come back in the answer.
+        chosen = PROTOCOL if PROTOCOL in offered else None
+        await self.send({"type": "websocket.accept", "subprotocol": chosen})
         # A task: a client that leaves while the database is away is noticed all the same.
-        self._pump = asyncio.create_task(self._run_to_its_end())
+        self._pump = asyncio.create_task(self._run_to_its_end(credentials))
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
-        """A client's frame: `ack` or `filter`."""
+        """A client's frame: `ack`, `filter` or `auth`."""
+        if self._pump is None or self._pump.done():
+            return  # it was refused, and has not heard so yet
+        text = message.get("text") or ""
+        most = self._settings.frame_bytes
+        if max(len(text.encode()), len(message.get("bytes") or b"")) > most:
+            error = f'A frame is over {most} bytes, which AGENT_EVENTS["FRAME_BYTES"] allows.'
+            await self._refuse_now(TooLarge(error))
+            return
         try:
-            self._handle(json.loads(message.get("text") or ""))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if self._pump is not None:
-                self._pump.cancel()  # nothing may follow the close
-            known = isinstance(error, InvalidFilter)  # (a ValueError)
-            await self._refuse(
-                BAD_REQUEST,
-                str(error)
-                if known
-                else "That frame was not understood. Known: "
-                '{"type":"ack","cursor":...} and {"type":"filter","agents":[],"types":[]}.',
-            )
+            await self._take(read(text))
+        except Exception as error:
+            await self._refuse_now(error)
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """The client has gone."""
         raise StopConsumer
 
-    def _handle(self, frame: dict[str, Any]) -> None:
-        match frame["type"]:
-            case "ack":
-                self._unacknowledged.acknowledge(str(frame["cursor"]))
-            case "filter":
-                filter = Filter.of(map(str, frame["agents"]), map(str, frame["types"]))
-                if self._subscriber is not None:
-                    self._subscriber.refilter(filter)
-            case _:
-                raise ValueError
-
-    async def _run_to_its_end(self) -> None:
+    async def _run_to_its_end(self, credentials: Credentials) -> None:
         try:
-            await self._run()
-        except Exception:
-            logger.exception("A stream broke; the client resumes.")
-            await self._refuse(TRY_AGAIN, "The stream broke. Try again in a moment.")
-
-    async def _run(self) -> None:
-        try:
-            subscriber = self._subscriber = await self._subscribe()
-        except AWAY as error:
-            say_could_not_begin(error)
-            await self._refuse(TRY_AGAIN, _AWAY)
+            await self._run(credentials)
+        except StopConsumer:
             return
-        except AgentEventsError as error:
-            await self._refuse(close_code(error), str(error))
-            return
-        metrics.WEBSOCKET.opened()
+        except asyncio.CancelledError:
+            if self._seat is None or self._seat.stopped is None:
+                raise
+            await self._cut_off(self._seat)
+        except Exception as error:
+            if isinstance(error, AWAY):
+                say_could_not_begin(error)
+            await self._refuse(*_refusal(error))
+
+    async def _run(self, credentials: Credentials) -> None:
         try:
-            tenants = subscriber.tenants
-            await self._text(wire.frame("hello", cursor=subscriber.cursor, tenants=tenants))
-            while True:
-                await self._unacknowledged.room(self._settings.ack_timeout_s)
-                await self._pass_on(await subscriber.next(self._settings.heartbeat_s))
-        except TimeoutError:
-            await self._refuse(
-                NOT_ACKNOWLEDGED,
-                f"{self._settings.ack_window_bytes} bytes are not acknowledged. Send "
-                '{"type":"ack","cursor":...} after each events frame.',
-            )
+            seat, subscriber = await self._begin(credentials)
+            metrics.WEBSOCKET.opened()
+            try:
+                await self._stream(seat, subscriber)
+            finally:
+                metrics.WEBSOCKET.closed()
+                subscriber.close()
         finally:
-            metrics.WEBSOCKET.closed()
-            subscriber.close()
+            if self._seat is not None:
+                self._seat.leave()
 
-    async def _subscribe(self) -> Subscriber:
+    async def _begin(self, credentials: Credentials) -> tuple[Seat, Subscriber]:
         # Of its own, so that who asked and what is not remembered for as long as the stream lasts.
+        credentials, principal = await self._who(credentials)
         request = stream_request(self.scope)
-        principal = await principal_of_scope(self.scope)
         tenants = principal.choose(request.tenants)
-        return await current_bus().subscribe(tenants, request.filter, request.cursor)
+        filter = principal.filter(request.filter)
+        seat = self._seat = current_guard().seat(credentials, principal, tenants, filter)
+        subscriber = await current_bus().subscribe(tenants, filter, request.cursor)
+        self._subscriber = subscriber
+        task = asyncio.current_task()
+        assert task is not None
+        seat.begin(subscriber, task)
+        return seat, subscriber
 
-    async def _pass_on(self, update: Update) -> None:
-        if update.stretch is not None:
-            for frame in update.stretch.frames():
-                self._unacknowledged.sent(frame.cursor, frame.size)
-                for message in frame.messages:
-                    await self.send({"type": "websocket.send", "text": message})
-            metrics.WEBSOCKET.delivered(len(update.stretch.events))
+    async def _who(self, credentials: Credentials) -> tuple[Credentials, Principal]:
+        if credentials.via is Via.NOTHING:
+            if credentials.headers:  # a resolver of the application's own may know them by these
+                with suppress(NotSignedIn):
+                    return credentials, await admit(credentials, Right.SUBSCRIBE)
+            credentials = credentials.with_token(await self._introduced())
+        return credentials, await admit(credentials, Right.SUBSCRIBE)
+
+    async def _introduced(self) -> str:
+        """The token of the first frame. Raises NotSignedIn, LimitReached."""
+        if self._early:
+            first = self._early.pop(0)
+            if not isinstance(first, Auth):
+                raise NotSignedIn(_SAY_FIRST)
+            return first.token
+        if StreamConsumer.waiting >= MOST_WAITING:
+            raise LimitReached(
+                f"{MOST_WAITING} connections have not said yet who they are. Try again later, or "
+                "send the token with the handshake."
+            )
+        StreamConsumer.waiting += 1
+        introduction: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._introduction = introduction
+        try:
+            async with asyncio.timeout(self._settings.auth_timeout_s):
+                return await introduction
+        except TimeoutError:
+            raise NotSignedIn(
+                f"No key or token came within {self._settings.auth_timeout_s:g} s: "
+                '{"type":"auth","token":...}.'
+            ) from None
+        finally:
+            StreamConsumer.waiting -= 1
+
+    async def _stream(self, seat: Seat, subscriber: Subscriber) -> None:
+        """Passes on what comes until the stream may not go on. Raises AgentEventsError."""
+        hello = wire.frame("hello", cursor=subscriber.cursor, tenants=subscriber.tenants)
+        await self._text(hello)
+        while self._early:  # what comes meanwhile waits behind them
+            await self._obey(self._early.pop(0))
+        self._begun = True
+        while seat.stopped is None:
+            try:
+                await self._unacknowledged.room(self._settings.ack_timeout_s)
+            except TimeoutError:
+                await self._refuse(
+                    NOT_ACKNOWLEDGED,
+                    "not_acknowledged",
+                    f"{self._settings.ack_window_bytes} bytes are not acknowledged. Send "
+                    '{"type":"ack","cursor":...} after each events frame.',
+                )
+                return
+            await self._pass_on(await subscriber.next(self._settings.heartbeat_s), seat)
+        await self._say_stopped(seat)
+
+    async def _pass_on(self, update: Update, seat: Seat) -> None:
+        if seat.stopped is not None:
+            return
+        if update.stretch is None:
+            told = {"cursor": update.cursor, **seat.said_with(update.kind)}
+            await self._text(wire.frame(update.kind.value, **told))
+            return
+        shown = inline(self.scope.get("root_path", ""))
+        for frame in update.stretch.frames(shown):
+            self._unacknowledged.sent(frame.cursor, frame.size)
+            for message in frame.messages:
+                await self.send({"type": "websocket.send", "text": message})
+            if seat.stopped is not None:
+                return
+        metrics.WEBSOCKET.delivered(len(update.stretch.events))
+
+    async def _take(self, frame: ClientFrame) -> None:
+        """Takes what the client says. Raises AgentEventsError."""
+        if self._introduction is not None and not self._introduction.done():
+            if not isinstance(frame, Auth):
+                raise NotSignedIn(_SAY_FIRST)
+            self._introduction.set_result(frame.token)
+        elif self._begun:
+            await self._obey(frame)
+        elif len(self._early) < MOST_EARLY:
+            self._early.append(frame)
         else:
-            await self._text(wire.frame(update.kind.value, cursor=update.cursor))
+            raise LimitReached(f"Over {MOST_EARLY} frames came before hello. Wait for it.")
+
+    async def _obey(self, frame: ClientFrame) -> None:
+        """Does what a frame asks for, one after the other. Raises AgentEventsError."""
+        assert self._seat is not None
+        assert self._subscriber is not None
+        match frame:
+            case Ack(cursor):
+                self._unacknowledged.acknowledge(cursor)
+            case Refilter(filter):
+                self._subscriber.refilter(self._seat.refilter(filter))
+            case Auth(token):
+                credentials = self._seat.credentials.with_token(token)
+                principal = await admit(credentials, Right.SUBSCRIBE)
+                self._seat.renew(credentials, principal)
+
+    async def _refuse_now(self, error: Exception) -> None:
+        """Refuses what the client has just sent; nothing may follow the close."""
+        if self._pump is not None:
+            await end([self._pump])
+        await self._refuse(*_refusal(error))
+
+    async def _cut_off(self, seat: Seat) -> None:
+        """Says goodbye where it can be said at once, and goes: the client may read nothing."""
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self._say_stopped(seat)
+        except TimeoutError:
+            if self._listening is not None:
+                self._listening.reschedule(asyncio.get_running_loop().time())
+
+    async def _say_stopped(self, seat: Seat) -> None:
+        assert seat.stopped is not None
+        await self._refuse(_STOPPED[seat.stopped.reason], *seat.stopped)
+
+    async def _refuse(self, close: int, code: str, message: str) -> None:
+        if self._closed:
+            return
+        await self._text(wire.frame("error", code=code, message=message))
+        await self.send({"type": "websocket.close", "code": close})
+        self._closed = True
 
     async def _text(self, text: str) -> None:
         for message in wire.messages(text):
             await self.send({"type": "websocket.send", "text": message})
 
-    async def _refuse(self, code: int, message: str) -> None:
-        await self._text(wire.frame("error", message=message))
-        await self.send({"type": "websocket.close", "code": code})
+    async def send(self, message: dict[str, Any]) -> None:
+        """To the client. Raises StopConsumer where it has gone, which `receive` may say later.
+
+        Each server has an error of its own for that: Daphne's is autobahn's `Disconnected`.
+        """
+        try:
+            await super().send(message)
+        except Exception:
+            raise StopConsumer from None

@@ -22,11 +22,60 @@ class InvalidAge(AgentEventsError, ValueError):
 
 
 class InvalidEvent(AgentEventsError, ValueError):
-    """An event that the log does not take."""
+    """An event that the log does not take.
+
+    `place` is its place in the list, from 0, and `field` the name of what is wrong with it, where
+    these are known.
+    """
+
+    def __init__(self, message: str, *, place: int | None = None, field: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+        self.field = field
 
 
 class NotSignedIn(AgentEventsError):
     """The request bears no identity."""
+
+
+class RightLacking(AgentEventsError):
+    """The principal may not do this; the message names the right that it would take."""
+
+
+class WrongOrigin(AgentEventsError):
+    """A browser sent a cookie from a page of another site."""
+
+
+class LimitReached(AgentEventsError):
+    """Too many, too often; `retry_after_s` says when to come back. The message names the limit."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooLarge(AgentEventsError):
+    """More bytes or events than a request may bring; the message names the limit."""
+
+
+class NotJson(AgentEventsError, ValueError):
+    """The body of a request is no JSON, or not what its type says."""
+
+
+class UnsupportedMedia(AgentEventsError):
+    """The body of a request is of a type that is not understood; the message lists the others."""
+
+
+class KeyReused(InvalidEvent):
+    """An idempotency key that was used for another event before."""
+
+
+class TryAgain(AgentEventsError):
+    """It could not be done now; `retry_after_s` says when to come back. The message says why."""
+
+    def __init__(self, message: str, retry_after_s: float = 2.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnknownTenant(AgentEventsError):

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent_events.errors import InvalidFilter
+from agent_events.errors import InvalidFilter, RightLacking
 
 MOST_PATTERNS = 100  # of a kind; a longer list is a mistake, and each is tried on each event
+PATTERN_CHARS = 201  # the longest type, and a `*`
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Filter:
                     f"{len(patterns)} {name} filters; expected {MOST_PATTERNS} at most. "
                     "Use a prefix that ends in *."
                 )
-            if not all(_storable(pattern) and len(pattern) <= 201 for pattern in patterns):
+            if not all(
+                _storable(pattern) and len(pattern) <= PATTERN_CHARS for pattern in patterns
+            ):
                 raise InvalidFilter(
                     f"{'An' if name == 'agent' else 'A'} {name} filter is over 200 characters "
                     "long, or contains U+0000 or half of a surrogate pair."
@@ -48,6 +51,38 @@ class Filter:
     def matches(self, agent_id: str, event_type: str) -> bool:
         """Is an event of this agent and type wanted?"""
         return _any(self.agents, agent_id) and _any(self.types, event_type)
+
+    def within(self, limit: "Filter") -> "Filter":
+        """What of it `limit` wants too. Raises RightLacking where that is nothing at all."""
+        return Filter(
+            _both("agent", self.agents, limit.agents), _both("type", self.types, limit.types)
+        )
+
+    def covers(self, other: "Filter") -> bool:
+        """Does it want all that `other` wants?"""
+        return _all_within(self.agents, other.agents) and _all_within(self.types, other.types)
+
+
+def _all_within(limit: tuple[str, ...], asked: tuple[str, ...]) -> bool:
+    if not limit:
+        return True
+    return bool(asked) and all(any(_covers(one, pattern) for one in limit) for pattern in asked)
+
+
+def _both(name: str, asked: tuple[str, ...], limit: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns of what matches one of each; of two that overlap, one is within the other."""
+    if not asked or not limit:
+        return asked or limit
+    both = {one for one in asked for other in limit if _covers(other, one)}
+    both |= {other for one in asked for other in limit if _covers(one, other)}
+    if not both:
+        raise RightLacking(f"Not yours to see. The {name} may be: {', '.join(limit)}.")
+    return tuple(sorted(both))
+
+
+def _covers(pattern: str, other: str) -> bool:
+    """Does `pattern` match all that `other` matches?"""
+    return pattern == other or (pattern[-1] == "*" and other.startswith(pattern[:-1]))
 
 
 def _storable(text: str) -> bool:

@@ -3,8 +3,8 @@
     AGENT_EVENTS = {"DATABASE": "events"}
     DATABASE_ROUTERS = [..., "agent_events.log_router.LogRouter"]
 
-The log and the ledger go to that alias. Tenants and their members stay with the users that they
-point to: no foreign key leads from one database to another.
+The log and the ledger go to that alias. Tenants, their members and their keys stay with the users
+that they point to: no foreign key leads from one database to another.
 """
 
 from typing import Any

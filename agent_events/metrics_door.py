@@ -1,10 +1,12 @@
 """`GET /metrics`: what Prometheus scrapes, of this process and of the database.
 
-Deliberately an ASGI application beside the probes, and no Django view: it bears no session, and
-must be answered while the database is away. It starts nothing: a process that nobody has asked for
-a stream, or probed, says that it listens to nothing. No label names a tenant, a user or a host.
+Deliberately an ASGI application beside the probes, and no Django view: a scraper bears a token and
+no session, and must be answered while the database is away. It starts nothing: a process that
+nobody has asked for a stream, or probed, says that it listens to nothing. No label names a tenant,
+a user or a host.
 """
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Iterable, Iterator
@@ -16,14 +18,18 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from agent_events.access import admit
 from agent_events.bus import current_bus
 from agent_events.conf import get_settings
+from agent_events.credentials import of_scope
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.database_metrics import database_metrics
-from agent_events.errors import WrongDatabase
+from agent_events.errors import AgentEventsError, NotSignedIn, WrongDatabase
 from agent_events.facts import Status
 from agent_events.metrics import OURS, PREFIX
-from agent_events.responses import Receive, Send, respond
+from agent_events.principals import Right
+from agent_events.requests import AWAY
+from agent_events.responses import Receive, Send, refuse, respond
 from agent_events.sources import Doorbell, SourceState
 from agent_events.status import gather
 from agent_events.tasks import SharedLook
@@ -37,35 +43,46 @@ WATCH_S = 0.3
 """So long of it is spent on who waits to commit, and where the other processes are."""
 FRESH_S = 3.0
 """A look at the database serves for so long, however many scrape."""
-TEXT = (b"content-type", b"text/plain; charset=utf-8")
+WHO_S = 1.0
+"""So long may the question take who asks, where no METRICS_TOKEN came."""
+
+_HOW = (
+    "Send Authorization: Bearer and the METRICS_TOKEN of AGENT_EVENTS, or sign in as a superuser."
+)
 
 
 async def metrics(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """`GET /metrics`, in the text format or OpenMetrics, whichever is asked for. Within 2 s.
 
-    401 where `AGENT_EVENTS["METRICS_TOKEN"]` is set and the request does not bear it.
+    For whoever sends `AGENT_EVENTS["METRICS_TOKEN"]`, and for superusers. 401 or 403 for others;
+    503 where only the database could tell who it is, and it is away.
     """
     headers = dict(scope["headers"])
     if scope["method"] not in ("GET", "HEAD"):
-        await respond(scope, send, 405, b"Use GET.\n", [TEXT, (b"allow", b"GET, HEAD")])
+        await refuse(scope, send, 405, "Use GET.", headers={"Allow": "GET, HEAD"})
         return
-    if not _may(headers.get(b"authorization", b"")):
-        refusal = b"Send Authorization: Bearer and the METRICS_TOKEN of AGENT_EVENTS.\n"
-        await respond(scope, send, 401, refusal, [TEXT, (b"www-authenticate", b"Bearer")])
-        return
+    if not _has_token(headers.get(b"authorization", b"")):
+        try:
+            async with asyncio.timeout(WHO_S):
+                await admit(of_scope(scope), Right.OPERATE)
+        except NotSignedIn:
+            await refuse(scope, send, 401, _HOW)
+            return
+        except (AgentEventsError, TimeoutError, *AWAY) as error:
+            await refuse(scope, send, error)
+            return
     seen = await _looker.answer()
     encode, content_type = choose_encoder(headers.get(b"accept", b"").decode("latin-1"))
     text = encode(_Everything(seen, _source_state()))
     await respond(scope, send, 200, text, [(b"content-type", content_type.encode())])
 
 
-def _may(authorization: bytes) -> bool:
+def _has_token(authorization: bytes) -> bool:
     token = get_settings().metrics_token
     scheme, _, given = authorization.strip().partition(b" ")
     # As bytes, and all of them, so that the time it takes tells nothing.
-    return not token or (
-        scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
-    )
+    same = hmac.compare_digest(given.strip(), token.encode())
+    return bool(token) and scheme.lower() == b"bearer" and same
 
 
 class _Everything(Collector):

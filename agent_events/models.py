@@ -134,3 +134,55 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.tenant}"
+
+
+class ApiKey(models.Model):
+    """A key of one tenant, for programs. The key itself is shown once and stored nowhere.
+
+    A revoked key stays, to say whose it was; nothing makes it a living one again.
+    """
+
+    tenant = models.ForeignKey(
+        Tenant, models.CASCADE, verbose_name=_("tenant"), related_name="api_keys"
+    )
+    name = models.CharField(_("name"), max_length=200)
+    prefix = models.CharField(_("prefix"), max_length=8, unique=True, editable=False)
+    hash = models.CharField(_("hash"), max_length=64, editable=False)
+    may_publish = models.BooleanField(_("may publish"), default=False)
+    may_subscribe = models.BooleanField(_("may subscribe"), default=False)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("created by"),
+    )
+    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    last_used_at = models.DateTimeField(_("last used at"), null=True, editable=False)
+    revoked_at = models.DateTimeField(_("revoked at"), null=True, editable=False)
+
+    class Meta:
+        db_table = "agent_event_api_keys"
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+        ordering = ("-created_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.name} (ae_{self.prefix}_...)"
+
+
+class SpentTicket(models.Model):
+    """A ticket that was used, so that no process takes it again; a row goes once it has expired."""
+
+    id = models.CharField(primary_key=True, max_length=32)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        db_table = "agent_event_spent_tickets"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.id)

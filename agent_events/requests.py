@@ -14,10 +14,17 @@ from psycopg_pool import PoolTimeout
 
 from agent_events.errors import (
     AgentEventsError,
+    InvalidEvent,
     InvalidQuery,
+    LimitReached,
     NotSignedIn,
+    RightLacking,
+    TooLarge,
+    TryAgain,
     UnknownTenant,
+    UnsupportedMedia,
     WrongDatabase,
+    WrongOrigin,
 )
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST
@@ -85,9 +92,19 @@ def status_of(error: AgentEventsError) -> int:
     match error:
         case NotSignedIn():
             return 401
+        case RightLacking() | WrongOrigin():
+            return 403
         case UnknownTenant():
             return 404
-        case WrongDatabase():
+        case TooLarge():
+            return 413
+        case UnsupportedMedia():
+            return 415
+        case InvalidEvent():
+            return 422
+        case LimitReached():
+            return 429
+        case WrongDatabase() | TryAgain():
             return 503
     return 400
 

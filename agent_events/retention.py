@@ -23,6 +23,15 @@ LONGEST_DAYS = 36_500
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+# (A subquery that cannot become a join: the index of created_at, and so many rows at most.)
+_OLD_KEYS = """
+    DELETE FROM agent_event_keys AS k WHERE k.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM agent_event_keys AS o
+         WHERE o.created_at < clock_timestamp() - make_interval(secs => %s)
+         ORDER BY o.created_at LIMIT %s))
+"""
+
+
 class Prunable(NamedTuple):
     """What there is to delete."""
 
@@ -92,4 +101,20 @@ def prune(
         yield step
         more = step.more
         if more and pause_s:
+            time.sleep(pause_s)
+
+
+def forget_keys(*, step_rows: int = STEP_ROWS, pause_s: float = 0.0) -> Iterator[int]:
+    """Deletes idempotency keys older than KEYS_KEPT_S, oldest first: how many, for each `next`.
+
+    Their events stay. (The keys of events that are pruned go with them.) Raises django.db.Error.
+    """
+    settings = get_settings()
+    gone = step_rows
+    while gone >= step_rows:
+        with connections[settings.database].cursor() as cursor:
+            cursor.execute(_OLD_KEYS, [settings.keys_kept_s, step_rows])
+            gone = cursor.rowcount
+        yield gone
+        if gone >= step_rows and pause_s:
             time.sleep(pause_s)

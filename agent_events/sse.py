@@ -7,20 +7,25 @@ holds for a client that does not read.
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from agent_events import metrics, wire
-from agent_events.access import principal_of_scope
+from agent_events.access import admit
 from agent_events.bus import current_bus
-from agent_events.conf import Settings, get_settings
+from agent_events.conf import get_settings
+from agent_events.credentials import of_scope
 from agent_events.errors import AgentEventsError
+from agent_events.guard import current_guard
+from agent_events.inline import inline
+from agent_events.principals import Right
 from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
-from agent_events.responses import Receive, Send, respond
+from agent_events.responses import Receive, Send, refuse
+from agent_events.seats import GOODBYE_S, Seat
 from agent_events.subscriber import Subscriber, Update
+from agent_events.wire import Inline
 
 logger = logging.getLogger("agent_events")
 
@@ -37,24 +42,71 @@ _STREAM_HEADERS = [
 async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """`GET /api/agents/stream?tenant=&agent=&type=`, resuming by `Last-Event-ID` or `?cursor=`."""
     if scope["method"] not in ("GET", "HEAD"):
-        await _refuse(scope, send, 405, "Use GET.", [(b"allow", b"GET")])
+        await refuse(scope, send, 405, "Use GET.", headers={"Allow": "GET"})
         return
     try:
-        subscriber = await _subscribe(scope)
+        seat = await _seat(scope)
     except AWAY as error:
         await come_back(send, error)
         return
     except AgentEventsError as error:
-        await _refuse(scope, send, status_of(error), str(error))
+        if _must_end_retries(scope, error):
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await refuse(scope, send, error)
+        return
+    try:
+        await _serve(scope, receive, send, seat)
+    finally:
+        seat.leave()
+
+
+async def _seat(scope: dict[str, Any]) -> Seat:
+    # Of its own, so that who asked and what is not remembered for as long as the stream lasts.
+    credentials = of_scope(scope)
+    principal = await admit(credentials, Right.SUBSCRIBE)
+    request = stream_request(scope)
+    tenants = principal.choose(request.tenants)
+    return current_guard().seat(credentials, principal, tenants, principal.filter(request.filter))
+
+
+def _must_end_retries(scope: dict[str, Any], error: AgentEventsError) -> bool:
+    """Is it an EventSource that comes back by itself, and that coming back does not help?
+
+    A 204 ends its retries (WHATWG HTML, section 9.2.3), without an error on the page's console: it
+    was told why by `stopped`. A script, which sends other headers, is told by a problem.
+    """
+    headers = dict(scope["headers"])
+    return (
+        status_of(error) in (401, 403, 404)
+        and headers.get(b"accept") == b"text/event-stream"
+        and b"last-event-id" in headers
+    )
+
+
+async def _serve(scope: dict[str, Any], receive: Receive, send: Send, seat: Seat) -> None:
+    settings = get_settings()
+    try:
+        cursor = stream_request(scope).cursor
+        subscriber = await current_bus().subscribe(seat.tenants, seat.filter, cursor)
+    except AWAY as error:
+        await come_back(send, error)
+        return
+    except AgentEventsError as error:
+        await refuse(scope, send, error)
         return
     metrics.SSE.opened()
     gone = asyncio.create_task(_gone(receive))
+    sending: asyncio.Task[None] | None = None
     try:
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
         if scope["method"] == "GET":
-            sending = asyncio.create_task(_send_all(subscriber, send, get_settings()))
+            shown = inline(scope.get("root_path", ""))
+            response = _Response(subscriber, seat, send, shown)
+            sending = asyncio.create_task(response.send_all())
+            seat.begin(subscriber, sending)
             # (Where the server waits for a client that reads nothing, it does not end by itself.)
-            settings = get_settings()
             done, _ = await asyncio.wait(
                 {gone, sending},
                 timeout=settings.sse_recycle_s + settings.ack_timeout_s,
@@ -66,19 +118,19 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
                 logger.error("A stream broke; the client resumes.", exc_info=result)
             if gone.done() or not done:
                 return
+            if sending.cancelled():  # by the guard: the client may read nothing
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GOODBYE_S):
+                        await response.end()
+                return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         metrics.SSE.closed()
+        # Also where a server cancels this: what sends would go on by itself.
         gone.cancel()
+        if sending is not None:
+            sending.cancel()
         subscriber.close()
-
-
-async def _subscribe(scope: dict[str, Any]) -> Subscriber:
-    # Of its own, so that who asked and what is not remembered for as long as the stream lasts.
-    request = stream_request(scope)
-    principal = await principal_of_scope(scope)
-    tenants = principal.choose(request.tenants)
-    return await current_bus().subscribe(tenants, request.filter, request.cursor)
 
 
 async def come_back(send: Send, error: Exception) -> None:
@@ -92,50 +144,73 @@ async def come_back(send: Send, error: Exception) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _send_all(subscriber: Subscriber, send: Send, settings: Settings) -> None:
-    """Sends what comes until the response is due to end."""
-    sent = 0
+class _Response:
+    """What comes, written until the response is due to end or the stream may not go on."""
 
-    async def write(text: str | bytes) -> int:
-        body = text if isinstance(text, bytes) else text.encode()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        return len(body)
+    __slots__ = ("_cursor", "_inline", "_seat", "_send", "_sent", "_settings", "_subscriber")
 
-    hello = wire.sse_named("hello", subscriber.cursor, tenants=subscriber.tenants)
-    sent += await write(f"retry: {RETRY_MS}\n{hello}")
-    end_at = time.monotonic() + settings.sse_recycle_s
+    def __init__(self, subscriber: Subscriber, seat: Seat, send: Send, shown: Inline) -> None:
+        self._subscriber = subscriber
+        self._seat = seat
+        self._send = send
+        self._inline = shown
+        self._settings = get_settings()
+        self._sent = 0  # bytes
+        self._cursor = subscriber.cursor  # behind what was sent
 
-    async def pass_on(update: Update) -> None:
-        nonlocal sent
-        if update.stretch is None:
-            sent += await write(wire.sse_named(update.kind.value, update.cursor))
+    async def send_all(self) -> None:
+        """Sends all but the end."""
+        subscriber, settings = self._subscriber, self._settings
+        hello = wire.sse_named("hello", self._cursor, tenants=subscriber.tenants)
+        await self._write(f"retry: {RETRY_MS}\n{hello}".encode())
+        end_at = time.monotonic() + settings.sse_recycle_s
+        while self._seat.stopped is None and not self._is_full and time.monotonic() < end_at:
+            # (Nothing of what went out is kept while it waits for the next.)
+            await self._pass_on(await subscriber.next(settings.heartbeat_s))
+        if self._seat.stopped is not None:
+            await self._say_stopped()
+        else:
+            await self._write(f"retry: {RETRY_AT_ONCE_MS}\n\n".encode())
+
+    async def end(self) -> None:
+        """The end of one that was cut off."""
+        await self._say_stopped()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pass_on(self, update: Update) -> None:
+        if self._seat.stopped is not None:
             return
-        for block, events in update.stretch.blocks():
-            if sent + len(block) >= settings.sse_recycle_bytes:
+        if update.stretch is None:
+            kind = update.kind
+            said = wire.sse_named(kind.value, update.cursor, **self._seat.said_with(kind))
+            await self._write(said.encode(), update.cursor)
+            return
+        for block, events in update.stretch.blocks(self._inline):
+            if self._sent + len(block) >= self._settings.sse_recycle_bytes:
                 # The bound is passed by one event at most.
-                block = wire.sse_up_to(events, settings.sse_recycle_bytes - sent)
-            sent += await write(block)
+                block = wire.sse_up_to(events, self._settings.sse_recycle_bytes - self._sent)
+            await self._write(block, events[-1].cursor)
             metrics.SSE.delivered(block.count(b"\n\n"))
-            if sent >= settings.sse_recycle_bytes:
+            if self._is_full or self._seat.stopped is not None:
                 return
 
-    while sent < settings.sse_recycle_bytes and time.monotonic() < end_at:
-        # (Nothing of what went out is kept while it waits for the next.)
-        await pass_on(await subscriber.next(settings.heartbeat_s))
-    await write(f"retry: {RETRY_AT_ONCE_MS}\n\n")
+    @property
+    def _is_full(self) -> bool:
+        return self._sent >= self._settings.sse_recycle_bytes
+
+    async def _write(self, body: bytes, cursor: str = "") -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._sent += len(body)
+        self._cursor = cursor or self._cursor
+
+    async def _say_stopped(self) -> None:
+        assert self._seat.stopped is not None
+        reason, message = self._seat.stopped
+        # Without an id: the client's own is that of the last event it got, whatever happened.
+        said = wire.sse_named("stopped", reason=reason, message=message, cursor=self._cursor)
+        await self._write(said.encode())
 
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _refuse(
-    scope: dict[str, Any],
-    send: Send,
-    status: int,
-    message: str,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-) -> None:
-    body = json.dumps({"error": message}).encode()
-    await respond(scope, send, status, body, [(b"content-type", b"application/json"), *headers])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent_events import wire
-from agent_events.wire import Event
+from agent_events.wire import Event, Inline
 
 
 class Frame(NamedTuple):
@@ -35,19 +35,20 @@ class Stretch:
         self._blocks: tuple[tuple[bytes, Sequence[Event]], ...] | None = None
         self._joined: tuple[Sequence[Stretch], Stretch] | None = None
 
-    def frames(self) -> tuple[Frame, ...]:
-        """As `wire.events_frames` cuts it, for a WebSocket."""
+    def frames(self, inline: Inline) -> tuple[Frame, ...]:
+        """As `wire.events_frames` cuts it, for a WebSocket. `inline` is the same for all."""
         if self._frames is None:
+            shown = inline.of(self.events, self.size)
             self._frames = tuple(
                 Frame(tuple(wire.messages(text)), cursor, _bytes(text))
-                for text, cursor in wire.events_frames(self.events, self.cursor)
+                for text, cursor in wire.events_frames(shown, self.cursor)
             )
         return self._frames
 
-    def blocks(self) -> tuple[tuple[bytes, Sequence[Event]], ...]:
-        """As `wire.sse_blocks` cuts it, for Server-Sent Events."""
+    def blocks(self, inline: Inline) -> tuple[tuple[bytes, Sequence[Event]], ...]:
+        """As `wire.sse_blocks` cuts it, for Server-Sent Events. `inline` is the same for all."""
         if self._blocks is None:
-            self._blocks = tuple(wire.sse_blocks(self.events))
+            self._blocks = tuple(wire.sse_blocks(inline.of(self.events, self.size)))
         return self._blocks
 
     def since(self, batch: int) -> "Stretch | None":

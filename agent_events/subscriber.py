@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -43,6 +43,9 @@ class Kind(Enum):
     LIVE = "live"  # the head was reached
     TRUNCATED = "truncated"  # what the cursor asked for was pruned
     RESET = "reset"  # the cursor is of another history
+    EXPIRING = "expiring"  # whoever opened it must come with something newer
+    RENEWED = "renewed"  # they have
+    STOPPED = "stopped"  # it may not go on
 
 
 class Update(NamedTuple):
@@ -98,6 +101,7 @@ class Subscriber:
         "_cursor",
         "_floor",
         "_gap",
+        "_hurry",
         "_loop",
         "_notices",
         "_place",
@@ -139,6 +143,7 @@ class Subscriber:
         if notice:
             self._notices.append(Update(Kind(notice), str(cursor)))
         self._wake: asyncio.Future[None] | None = None  # while it waits for the feed
+        self._hurry: asyncio.Future[None] | None = None  # while it waits for a read
         self._place: Place | None = None
 
     # What the feed calls; never waits.
@@ -197,6 +202,19 @@ class Subscriber:
         self.filter = filter
         self._forget_read()
         self.fall_behind()
+
+    def tell(self, kind: Kind) -> None:
+        """`next` returns this, as soon as it has returned what it has ready.
+
+        Once, where it has not yet returned the same: a client that reads nothing must not make
+        them pile up.
+        """
+        if any(notice.kind is kind for notice in self._notices):
+            return
+        self._notices.append(Update(kind, str(self._cursor)))
+        self._rouse()
+        if self._hurry is not None and not self._hurry.done():
+            self._hurry.set_result(None)
 
     async def next(self, timeout_s: float) -> Update:
         """The next update; a heartbeat where nothing comes within `timeout_s`.
@@ -282,9 +300,14 @@ class Subscriber:
             )
         # A wait, which neither a heartbeat nor another filter passes on to the read: thrown away at
         # each heartbeat, a read that takes longer would never end.
-        await asyncio.wait({reading})
-        if reading is not self._reading:
-            return  # of another filter; the gap is noted
+        hurry = self._hurry = self._loop.create_future()
+        both: set[asyncio.Future[Any]] = {reading, hurry}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hurry = None
+        if reading is not self._reading or not reading.done():
+            return  # of another filter, and the gap is noted; or there is something to tell
         self._reading = None
         try:
             page = reading.result()
@@ -306,12 +329,12 @@ class Subscriber:
         if not page.at_head:
             self._gap = True
             # With the cursor before the page: a client may be cut off before its events come.
-            self._tell(Kind.CATCHING_UP)
+            self._once(Kind.CATCHING_UP)
         self._cursor = page.cursor
         if page.stretch is not None:
             self._notices.append(Update(Kind.EVENTS, page.stretch.cursor, page.stretch))
         if page.at_head:
-            self._tell(Kind.LIVE)
+            self._once(Kind.LIVE)
 
     def _forget_read(self) -> None:
         if self._reading is not None:
@@ -327,7 +350,7 @@ class Subscriber:
             # It has the cursor and not what follows: somebody deletes rows of the ledger.
             await asyncio.sleep(DAMAGED_S)
 
-    def _tell(self, kind: Kind) -> None:
+    def _once(self, kind: Kind) -> None:
         if self._told is not kind:
             self._told = kind
             self._notices.append(Update(kind, str(self._cursor)))

@@ -8,16 +8,27 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.views import redirect_to_login
 from django.db import Error
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render, resolve_url
 from django.template.loader import render_to_string
 from django.urls import get_script_prefix
 from django.views.decorators.http import require_safe
 
-from agent_events import access, history
-from agent_events.errors import InvalidFilter, WrongDatabase
+from agent_events import history
+from agent_events.access import admit_request
+from agent_events.credentials import user_of
+from agent_events.errors import (
+    AgentEventsError,
+    InvalidFilter,
+    NotSignedIn,
+    RightLacking,
+    WrongDatabase,
+)
+from agent_events.filters import Filter
+from agent_events.principals import Principal, Right, TenantRef
 from agent_events.problems import trouble_of
 
 logger = logging.getLogger("agent_events")
@@ -61,29 +72,42 @@ def _safe(response: HttpResponse) -> HttpResponse:
     return response
 
 
+# (A resolver of the application's own may know people whom Django's middleware does not.)
+@login_not_required
 @require_safe
 @_or_why_not
-@login_required
 def feed(request: HttpRequest) -> HttpResponse:
     """The live feed of one tenant, or of all for a superuser.
 
     Query: `tenant` (a UUID; left out: the first one, or all for a superuser), `agent` and `type`
     (exact or with a trailing `*`; several by repeating or with commas). A tenant that is not the
-    user's is a 404, like one that does not exist.
+    user's is a 404, like one that does not exist. Whoever is not signed in is led to LOGIN_URL.
     """
-    principal = access.principal_for_user(request.user)
+    try:
+        principal = admit_request(request, Right.SUBSCRIBE)
+    except NotSignedIn:
+        user = user_of(request)
+        if user is None or not user.is_authenticated:
+            return redirect_to_login(request.get_full_path(), resolve_url(settings.LOGIN_URL))
+        # To be led to the sign-in would lead back here.
+        page = render(request, "agent_events/feed.html", {"no_access": True}, status=403)
+        return _safe(page)
+    except RightLacking as error:
+        return _refusal(403, error)
     tenants = principal.tenants()
     tenant_id = _chosen_tenant(request, principal, tenants)
     if tenant_id is None and not principal.everything:
-        context: dict[str, Any] = {"no_access": True}
+        context: dict[str, Any] = {"no_access": True, "principal": principal}
     else:
         try:
-            context = _page(request, tenant_id)
+            context = _page(request, principal, tenant_id)
         except InvalidFilter as error:
-            return HttpResponseBadRequest(str(error), content_type="text/plain; charset=utf-8")
+            return _refusal(400, error)
+        except RightLacking as error:
+            return _refusal(403, error)
         if tenant_id is not None and all(choice.id != tenant_id for choice in tenants):
             # The log takes tenants that nobody has named: they are chosen by id.
-            tenants = [*tenants, access.TenantRef(tenant_id, str(tenant_id))]
+            tenants = [*tenants, TenantRef(tenant_id, str(tenant_id))]
         context |= {
             "principal": principal,
             "tenants": tenants,
@@ -93,11 +117,22 @@ def feed(request: HttpRequest) -> HttpResponse:
     return _safe(render(request, "agent_events/feed.html", context))
 
 
-def _page(request: HttpRequest, tenant_id: uuid.UUID | None) -> dict[str, Any]:
-    """The newest events that match, and how the stream goes on after them. Raises InvalidFilter."""
+def _refusal(status: int, error: AgentEventsError) -> HttpResponse:
+    plain = "text/plain; charset=utf-8"
+    return _safe(HttpResponse(str(error), status=status, content_type=plain))
+
+
+def _page(
+    request: HttpRequest, principal: Principal, tenant_id: uuid.UUID | None
+) -> dict[str, Any]:
+    """The newest events that match and that they may see, and how the stream goes on after them.
+
+    Raises InvalidFilter, and RightLacking for a filter beyond what they may see.
+    """
     agents, types = _words(request, "agent"), _words(request, "type")
     chosen = [] if tenant_id is None else [tenant_id]
-    snapshot = history.latest(chosen or None, agents=agents, types=types, limit=ROWS)
+    seen = principal.filter(Filter.of(agents, types))
+    snapshot = history.latest(chosen or None, agents=seen.agents, types=seen.types, limit=ROWS)
     query = {"tenant": chosen, "agent": agents, "type": types}
     login = resolve_url(settings.LOGIN_URL)
     return {
@@ -116,7 +151,7 @@ def _page(request: HttpRequest, tenant_id: uuid.UUID | None) -> dict[str, Any]:
 
 
 def _chosen_tenant(
-    request: HttpRequest, principal: access.Principal, tenants: list[access.TenantRef]
+    request: HttpRequest, principal: Principal, tenants: list[TenantRef]
 ) -> uuid.UUID | None:
     """The tenant to show; None for all of them, and for a user who has none. Raises Http404."""
     text = request.GET.get("tenant", "")

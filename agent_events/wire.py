@@ -87,6 +87,35 @@ class Event(NamedTuple):
         return f"{self.batch:012x}-{self.id:016x}-{self.closed_at_ms:x}"
 
 
+class Inline(NamedTuple):
+    """What of an event travels on streams: payloads of at most `payload_bytes` (as JSON text).
+
+    Of a larger one the address of the event goes in its place: `address` and the event's id.
+    """
+
+    payload_bytes: int
+    address: str
+
+    def of(self, events: Sequence[Event], size: int) -> Sequence[Event]:
+        """These events as they travel; `size` is their JSON's, in characters."""
+        # A character is four bytes at most: events that are small together need no look at each.
+        if size * 4 <= self.payload_bytes:
+            return events
+        return [self._without(event) if self._is_large(event) else event for event in events]
+
+    def _is_large(self, event: Event) -> bool:
+        size = len(event.json)
+        return size * 4 > self.payload_bytes and (
+            len(event.payload_text.encode()) > self.payload_bytes
+        )
+
+    def _without(self, event: Event) -> Event:
+        _, end = event._type_and_end()
+        payload = f'{event.json[end : end + _PAYLOAD]}null,"payloadHref":"{self.address}{event.id}"'
+        rest = event.json[event.json.rindex(_CREATED) :]
+        return event._replace(json=f"{event.json[:end]}{payload}{rest}")
+
+
 def frame(kind: str, **fields: Any) -> str:
     """A WebSocket frame other than `events`."""
     return json.dumps({"type": kind, **fields}, separators=(",", ":"))
@@ -161,7 +190,7 @@ def sse_event(event: Event) -> str:
     return f"id: {event.cursor}\ndata: {event.json}\n\n"
 
 
-def sse_named(kind: str, cursor: str | None = None, **fields: Any) -> str:
+def sse_named(kind: str, cursor: str | None = None, /, **fields: Any) -> str:
     """All that is no event is a named one, which `onmessage` does not see."""
     head = f"id: {cursor}\n" if cursor else ""
     if cursor:

@@ -23,6 +23,7 @@ ROWS = (
     "memory",
     "source_load",
     "bulk",
+    "posts",
 )
 """The modules, in the order of the page."""
 ROW_TIMEOUT_S = 900.0

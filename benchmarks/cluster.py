@@ -180,6 +180,7 @@ def environment(dsn: str, **agent_events: Any) -> dict[str, str]:
         "DATABASE_URL": dsn,
         "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
         "DJANGO_DEBUG": "0",  # with DEBUG Django remembers every query
+        "DJANGO_PLAIN_HTTP": "1",
         "DJANGO_SECRET_KEY": secrets.token_urlsafe(40),
         "DJANGO_ALLOWED_HOSTS": "127.0.0.1,localhost",
         "BENCHMARKS_AGENT_EVENTS": json.dumps(agent_events),

@@ -9,4 +9,8 @@ import os
 from project.settings import *  # noqa: F403
 from project.settings import AGENT_EVENTS
 
-AGENT_EVENTS = {**AGENT_EVENTS, **json.loads(os.environ.get("BENCHMARKS_AGENT_EVENTS", "{}"))}
+AGENT_EVENTS = {
+    **AGENT_EVENTS,
+    "STREAMS_PER_PRINCIPAL": 1_000_000,  # all clients of a row are the same user
+    **json.loads(os.environ.get("BENCHMARKS_AGENT_EVENTS", "{}")),
+}

@@ -34,5 +34,18 @@ def database_url() -> str | None:
 
 def debug() -> bool:
     """`DJANGO_DEBUG`: on by default with the embedded server, which is for trying things out."""
-    said = os.environ.get("DJANGO_DEBUG")
-    return database_url() is None if said is None else said.strip().lower() in TRUE_WORDS
+    return database_url() is None if "DJANGO_DEBUG" not in os.environ else _is_on("DJANGO_DEBUG")
+
+
+def behind_tls_proxy() -> bool:
+    """`DJANGO_TLS_PROXY`: a proxy ends TLS, and sets X-Forwarded-Proto, whatever a client sent."""
+    return _is_on("DJANGO_TLS_PROXY")
+
+
+def plain_http() -> bool:
+    """`DJANGO_PLAIN_HTTP`: no TLS anywhere, on purpose: on a network of one's own."""
+    return _is_on("DJANGO_PLAIN_HTTP")
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").strip().lower() in TRUE_WORDS

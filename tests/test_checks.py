@@ -583,3 +583,20 @@ def test_every_check_has_its_row_and_no_other() -> None:
     ids = set(re.findall(r'"agent_events\.([EW]\d{3})"', code))
     assert len(ids) > 20
     assert set(re.findall(r"^\| `agent_events\.([EW]\d{3})` \|", DOC.read_text(), re.M)) == ids
+
+
+# Who asks
+
+
+@pytest.mark.parametrize(
+    "path", ["agent_events.access.nothing", "nowhere.resolve", "words", "os.getcwd", "os.sep"]
+)
+def test_a_resolver_that_cannot_be_asked_is_seen(path: str) -> None:
+    with override_settings(AGENT_EVENTS={"PRINCIPAL_RESOLVER": path}):
+        only("E012", path, "mysite.access.resolve")
+
+
+def test_a_resolver_of_the_projects_own_is_fine() -> None:
+    own = "tests.support.resolvers.superuser"
+    with override_settings(AGENT_EVENTS={"PRINCIPAL_RESOLVER": own}):
+        assert found() == {}

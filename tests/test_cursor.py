@@ -210,7 +210,7 @@ async def test_garbage_is_refused_in_words_at_both_doors(
             for name in ("cursor", "lastEventId", "last_event_id"):
                 answer = await client.get("/api/agents/stream", params={name: text})
                 assert answer.status_code == 400
-                assert "no cursor" in answer.json()["error"]
+                assert "no cursor" in answer.json()["detail"]
             answer = await client.get("/api/agents/stream", headers={"Last-Event-ID": text})
             assert answer.status_code == 400
     for text in GARBAGE:

@@ -16,6 +16,9 @@ from agent_events.conf import Settings
 from tests.conftest import Connect
 from tests.support import Server, cookie_header, login, make_tenant, make_user
 from tests.support.streams import event_stream, insert, websocket
+from tests.support.watch import bus_settings
+
+WHOLE = bus_settings(INLINE_PAYLOAD_BYTES=10_000_000)
 
 
 async def test_an_insert_arrives_at_a_websocket(
@@ -109,11 +112,11 @@ def test_a_stream_says_that_nobody_may_keep_or_delay_it(
 
 
 async def test_nothing_is_shown_without_signing_in(dsn: str, server: Callable[..., Server]) -> None:
-    running = server()
+    running = server(env=bus_settings(AUTH_TIMEOUT_S=0.5))
     answer = httpx.get(f"{running.url}/api/agents/stream")
     assert answer.status_code == 401
     async with websocket(running, {}) as socket:
-        assert (await socket.frame())["type"] == "error"
+        assert (await socket.frame())["code"] == "signed_out"
         with pytest.raises(ConnectionClosed):
             await socket.frame()
         assert socket.connection.close_code == 4401
@@ -182,12 +185,12 @@ async def test_a_frame_that_is_not_understood_is_answered_in_words(
         assert [event["id"] for event in await socket.events(1)] == [made]
 
 
-async def test_five_megabytes_pass_through_both_doors(
+async def test_five_megabytes_pass_through_both_doors_where_the_setting_lets_them(
     dsn: str, connect: Connect, server: Callable[..., Server]
 ) -> None:
     tenant = make_tenant(dsn, "Harbour")
     make_user(dsn, "ann", tenants=[tenant])
-    running, producer = server(), connect()
+    running, producer = server(env=WHOLE), connect()
     cookies = login(running, "ann")
     text = "å" * 2_500_000
     async with websocket(running, cookies) as socket:
@@ -231,7 +234,7 @@ async def test_a_websocket_client_that_stops_reading_costs_little_and_stops_nobo
 ) -> None:
     tenant = make_tenant(dsn, "Harbour")
     make_user(dsn, "ann", tenants=[tenant])
-    running, producer = server(), connect()
+    running, producer = server(env=WHOLE), connect()
     cookies = login(running, "ann")
     async with websocket(running, cookies) as stuck, websocket(running, cookies) as reading:
         await stuck.until("live")
@@ -253,7 +256,7 @@ def test_an_event_source_that_stops_reading_costs_little_and_stops_nobody(
 ) -> None:
     tenant = make_tenant(dsn, "Harbour")
     make_user(dsn, "ann", tenants=[tenant])
-    running, producer = server(), connect()
+    running, producer = server(env=WHOLE), connect()
     cookies = login(running, "ann")
     with event_stream(running, cookies) as stuck:
         next(stuck.messages())

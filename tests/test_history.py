@@ -240,13 +240,14 @@ def test_an_event_has_the_same_bytes_as_on_the_stream_and_alone(
             assert alone.headers["Agent-Events-Cursor"] == cursor
         assert page.headers["content-type"] == alone.headers["content-type"] == "application/json"
         assert page.headers["cache-control"] == "no-store"
-        for url in (EVENTS, f"{EVENTS}/1"):
+        for url, allowed in ((EVENTS, "GET, HEAD, POST"), (f"{EVENTS}/1", "GET, HEAD")):
             head = client.head(url)
             assert (head.status_code, head.content) == (200, b"")
-            for method in ("POST", "PUT", "DELETE", "PATCH"):
+            for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
                 refused = client.request(method, url)
-                assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
-                assert "error" in refused.json()
+                assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert "Use GET." in refused.json()["detail"]
 
 
 def test_the_readmes_curl_lines_print_a_page_and_an_event(
@@ -321,7 +322,7 @@ def test_a_page_is_bounded_in_bytes_but_for_one_event(
 def test_what_is_not_understood_is_a_400_in_words(root: Client, query: str, says: str) -> None:
     answer = root.get(f"{EVENTS}?{query}")
     assert answer.status_code == 400
-    assert says in answer.json()["error"]
+    assert says in answer.json()["detail"]
 
 
 def prune(connection: psycopg.Connection[Any], oldest: int) -> None:
@@ -399,7 +400,7 @@ def test_another_tenants_events_look_like_none(dsn: str, connect: Connect, djang
     both = member_of(mine, theirs)
     answer = both.get(EVENTS)
     assert answer.status_code == 400
-    assert mine in answer.json()["error"]
+    assert mine in answer.json()["detail"]
     assert ids(get(both, tenant=[mine, theirs])) == [secret, own]
     assert member_of().get(EVENTS).status_code == 400
 
@@ -414,8 +415,9 @@ def test_without_signing_in_the_answer_is_json_also_where_all_else_asks_for_it(
     assert Client().get("/").status_code == 302
     for url in (EVENTS, f"{EVENTS}/1"):
         answer = Client().get(url)
-        assert (answer.status_code, answer["Content-Type"]) == (401, "application/json")
-        assert answer.json() == {"error": "Sign in first."}
+        assert (answer.status_code, answer["Content-Type"]) == (401, "application/problem+json")
+        assert answer.json()["detail"].startswith("Sign in first")
+        assert (answer["WWW-Authenticate"], answer["Retry-After"]) == ("Bearer", "5")
         assert answer["Cache-Control"] == "no-store"
 
 
@@ -482,7 +484,7 @@ def told(client: Client) -> list[str]:
             assert '<link rel="stylesheet"' in said[0]
             assert "root" not in said[0]  # who asks takes the database
         else:
-            assert set(json.loads(answer.content)) == {"error"}
+            assert set(json.loads(answer.content)) == {"type", "title", "status", "detail"}
     return said
 
 
@@ -507,7 +509,7 @@ def test_while_the_database_is_away_the_answer_says_so(root: Client) -> None:
     with elsewhere():
         answer = root.get(EVENTS)
     assert (answer.status_code, answer["Retry-After"]) == (503, "2")
-    assert "try again" in answer.json()["error"]
+    assert "try again" in answer.json()["detail"]
     assert get(root)["events"] == []
 
 

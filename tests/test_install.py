@@ -18,7 +18,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as websocket
 
 from project.embedded import EmbeddedPostgres
@@ -173,6 +173,52 @@ def test_the_document_leads_to_an_event_on_the_page_and_on_the_stream(
                 assert httpx.get(server.url + module[1]).status_code == 200
 
 
+SOCKETS = """
+from channels.generic.websocket import WebsocketConsumer
+from django.urls import path
+
+
+class Echo(WebsocketConsumer):
+    def receive(self, text_data=None, bytes_data=None):
+        self.send(f"{self.scope['user']} says {text_data}")
+
+
+my_routes = [path("echo", Echo.as_asgi())]
+"""
+
+
+def test_a_project_with_websockets_of_its_own_puts_it_together_by_hand(
+    copied: Callable[[], tuple[Site, str]], tmp_path: Path
+) -> None:
+    site, _ = copied()
+    site.write("mysite/sockets.py", SOCKETS)
+    ((_, text),) = [block for block in blocks("### The streams") if block[0] == "by hand"]
+    site.add("mysite/asgi.py", text)
+    site.add("mysite/settings.py", 'FORCE_SCRIPT_NAME = "/tools"\n')
+    with running(site, DAPHNE, tmp_path) as server:
+        for prefix in ("", "/tools"):
+            cookies = login(server, "admin", "change-me", path=f"{prefix}{SIGN_IN}")
+            assert hello(f"{server.ws_url}{prefix}/ws/agents/stream", cookies, server.url)
+            mine, asked = (
+                f"{server.ws_url}{prefix}/ws/mine/echo",
+                {"Cookie": cookie_header(cookies)},
+            )
+            with websocket(mine, additional_headers=asked, origin=server.url) as socket:  # type: ignore[arg-type]
+                socket.send("hello")
+                assert socket.recv(10) == "admin says hello"
+            foreign: Any = {"additional_headers": asked, "origin": "http://evil.example"}
+            for url in (mine, f"{server.ws_url}{prefix}/ws/agents/stream", f"{server.ws_url}/ws/x"):
+                with pytest.raises(InvalidStatus):
+                    websocket(url, **foreign).close()
+            event = {"tenantId": TENANT, "agentId": AGENT, "type": "by_hand", "payload": {}}
+            url, own = f"{server.url}{prefix}/api/agents/events", {"Origin": server.url}
+            assert httpx.post(url, json=event, cookies=cookies, headers=own).status_code == 201
+            history = f"{server.url}{prefix}/agents/api/agents/events"
+            assert httpx.get(history, cookies=cookies).status_code == 200
+            assert httpx.get(f"{server.url}{prefix}/agents/", cookies=cookies).status_code == 200
+        assert "Traceback" not in server.log()
+
+
 def test_in_development_asgi_py_can_serve_the_static_files(
     copied: Callable[[], tuple[Site, str]], tmp_path: Path
 ) -> None:
@@ -313,7 +359,12 @@ def test_a_log_in_a_database_of_its_own(
     assert all(re.match("agent_event|django_migrations", table) for table in in_events)
     assert not [table for table in in_events if table.startswith("agent_events_")]
     in_rest = [table for (table,) in databases.rows(rest, TABLES) if "agent_event" in table]
-    assert in_rest == ["agent_events_membership", "agent_events_tenant"]
+    assert in_rest == [
+        "agent_event_api_keys",
+        "agent_event_spent_tickets",
+        "agent_events_membership",
+        "agent_events_tenant",
+    ]
 
     assert "no issues" in site.shell("python manage.py check --database events")
     make = (
@@ -385,9 +436,10 @@ def test_login_required_middleware_redirects_people_and_no_script(
         ):
             refused = httpx.get(server.url + path)
             assert refused.status_code == 401, path
-            assert "error" in refused.json()
+            assert refused.json()["detail"].startswith("Sign in first")
         socket = websocket(f"{server.ws_url}/ws/agents/stream", origin=server.url)  # type: ignore[arg-type]
         with pytest.raises(ConnectionClosed) as closed, socket:
+            socket.send('{"type":"ack","cursor":"none"}')  # in place of who it is
             while True:
                 socket.recv(10)
         assert closed.value.rcvd is not None
@@ -407,7 +459,8 @@ def collected(copied: Callable[[], tuple[Site, str]]) -> Site:
     # No TLS and no name here.
     site.add(
         "mysite/settings.py",
-        "SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False\nALLOWED_HOSTS = ['127.0.0.1']\n",
+        "SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = False\n"
+        "ALLOWED_HOSTS = ['127.0.0.1']\n",
     )
     return site
 

@@ -33,13 +33,15 @@ from project.embedded import EmbeddedPostgres
 from tests.support import Server, free_port, login, make_tenant, make_user, wait_until
 from tests.support.database import ROOT
 from tests.support.django_log import django_on
+from tests.support.keys import make_key
 from tests.support.streams import event_stream, insert, websocket
 
 Connect = Callable[..., psycopg.Connection[Any]]
 Values = dict[str, float]
 
-# Prometheus knows an address, and no name; a browser's session would be looked up.
-SCRAPE = {"Host": "10.1.2.3:8080", "Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345"}
+TOKEN = "a-token-of-the-tests"
+# Prometheus knows an address, and no name.
+SCRAPE = {"Host": "10.1.2.3:8080", "Authorization": f"Bearer {TOKEN}"}
 LABELS = {"door", "code", "part", "le"}
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
 
@@ -63,6 +65,14 @@ def values(server: Server) -> Values:
 def ours(text: str) -> list[Metric]:
     found = [one for one in families(text) if one.name.startswith("agent_events_")]
     return [one for one in found if not one.name.endswith("_created")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def token() -> Iterator[None]:
+    """The servers of this module know TOKEN."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGENT_EVENTS_METRICS_TOKEN", TOKEN)
+        yield
 
 
 @pytest.fixture
@@ -348,6 +358,40 @@ def test_with_a_token_nobody_else_is_told_anything(
     given = b"Bearer " + right
     assert httpx.get(f"{running.url}/metrics", headers={b"Authorization": given}).status_code == 200
     assert "sesame" not in running.log()
+
+
+def test_without_a_token_superusers_alone_may_see_it(
+    dsn: str, tenant: str, server: Callable[..., Server]
+) -> None:
+    running = server(env={"AGENT_EVENTS_METRICS_TOKEN": ""})
+    make_user(dsn, "root", superuser=True)
+    url = f"{running.url}/metrics"
+    for given in ("", "Bearer", "Basic", f"Bearer {TOKEN}"):
+        refused = httpx.get(url, headers={"Authorization": given})
+        assert (refused.status_code, refused.headers["retry-after"]) == (401, "5"), given
+        assert "METRICS_TOKEN" in refused.json()["detail"]
+    ann = httpx.get(url, cookies=login(running, "ann"))
+    assert ann.status_code == 403
+    assert "'operate'" in ann.json()["detail"]
+    key = httpx.get(url, headers={"Authorization": f"Bearer {make_key(dsn, tenant)}"})
+    assert key.status_code == 403
+    root = httpx.get(url, cookies=login(running, "root"))
+    assert root.status_code == 200
+    assert "agent_events_database_up 1.0" in root.text
+
+
+def test_who_asks_is_not_waited_for_longer_than_a_second(server: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        running = server(env={"DATABASE_URL": f"postgresql://u:s3cret@127.0.0.1:{port}/name"})
+        cookies = {"sessionid": "abcdefghijklmnopqrstuvwxyz012345"}
+        began = time.monotonic()
+        refused = httpx.get(f"{running.url}/metrics", cookies=cookies)
+        assert time.monotonic() - began < 2
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert "s3cret" not in refused.text
+        # Nobody is nobody, whatever the database would say.
+        assert httpx.get(f"{running.url}/metrics").status_code == 401
 
 
 @pytest.mark.parametrize("token", [None, ["s3cret"], 5])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from agent_events import sse
-from agent_events.access import Principal
 from agent_events.bus import current_bus
 from tests.support.django_log import django_on
 
@@ -24,15 +23,18 @@ def log_here(dsn: str) -> Iterator[None]:
         yield
 
 
-async def test_a_stream_whose_client_takes_nothing_ends_when_it_is_due(
-    settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.AGENT_EVENTS = {"SSE_RECYCLE_S": 1.0, "ACK_TIMEOUT_S": 0.5, "HEARTBEAT_S": 0.2}
+SUPERUSER = {"PRINCIPAL_RESOLVER": "tests.support.resolvers.superuser"}
+PATH = "/api/agents/stream"
 
-    async def superuser(scope: dict[str, Any]) -> Principal:
-        return Principal("operator", True, ())
 
-    monkeypatch.setattr(sse, "principal_of_scope", superuser)
+async def test_a_stream_whose_client_takes_nothing_ends_when_it_is_due(settings: Any) -> None:
+    settings.AGENT_EVENTS = {
+        **SUPERUSER,
+        "SSE_RECYCLE_S": 1.0,
+        "ACK_TIMEOUT_S": 0.5,
+        "HEARTBEAT_S": 0.2,
+    }
+
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -44,7 +46,7 @@ async def test_a_stream_whose_client_takes_nothing_ends_when_it_is_due(
         await asyncio.Event().wait()
         raise AssertionError
 
-    scope = {"type": "http", "method": "GET", "query_string": b"", "headers": []}
+    scope = {"type": "http", "method": "GET", "path": PATH, "query_string": b"", "headers": []}
     bus = current_bus()
     try:
         async with asyncio.timeout(15):

@@ -12,7 +12,6 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from agent_events import sse
-from agent_events.access import Principal
 from agent_events.bus import current_bus
 from agent_events.conf import Settings
 from agent_events.feed import Feed
@@ -23,13 +22,16 @@ from agent_events.position import Cursor, Position
 from agent_events.stretch import Stretch
 from agent_events.subscriber import Kind, Subscriber, Update
 from agent_events.window import Tenants, Window
-from agent_events.wire import Event
+from agent_events.wire import Event, Inline
 from tests.conftest import Connect
 from tests.support.django_log import django_on
 from tests.support.streams import insert
 
 HARBOUR, MEADOW = (str(uuid.UUID(int=n)) for n in (1, 2))
 EVERYTHING = Filter()
+INLINE = Inline(65_536, "/events/")
+SUPERUSER = {"PRINCIPAL_RESOLVER": "tests.support.resolvers.superuser"}
+PATH = "/api/agents/stream"
 
 
 def event(batch: int, tenant: str = HARBOUR, kind: str = "run") -> Event:
@@ -87,9 +89,9 @@ async def test_frames_and_blocks_are_made_once_for_all_who_have_the_same_filter(
     (picky,) = await live(feed, 1, Filter.of(types=["run"]))
     feed.take(window(1, event(1), event(1, kind="message")))
     first, second, third = [stretch_of(await who.next(5)) for who in (one, other, picky)]
-    assert first.frames() is second.frames()
-    assert first.blocks() is second.blocks()
-    assert len(json.loads(third.frames()[0].messages[0])["events"]) == 1
+    assert first.frames(INLINE) is second.frames(INLINE)
+    assert first.blocks(INLINE) is second.blocks(INLINE)
+    assert len(json.loads(third.frames(INLINE)[0].messages[0])["events"]) == 1
 
 
 async def test_slices_that_wait_are_joined_once_for_all_who_wait_for_the_same() -> None:
@@ -113,11 +115,11 @@ async def test_a_page_that_several_read_at_once_is_one_page_with_one_set_of_fram
     readers = [await feed.subscribe((HARBOUR,), EVERYTHING, "earliest") for _ in range(3)]
     read = await asyncio.gather(*(reader.next(5) for reader in readers))
     assert log.reads == 1
-    assert len({id(stretch_of(update).frames()) for update in read}) == 1
+    assert len({id(stretch_of(update).frames(INLINE)) for update in read}) == 1
 
 
 def test_a_frame_knows_its_size_in_bytes() -> None:
-    (frame,) = Stretch([event(1)], "end").frames()
+    (frame,) = Stretch([event(1)], "end").frames(INLINE)
     assert frame.size == len("".join(frame.messages).encode()) > len("".join(frame.messages))
 
 
@@ -160,21 +162,21 @@ def log_here(dsn: str) -> Iterator[None]:
 
 
 async def test_a_response_passes_its_bound_by_one_event_at_most_and_is_resumed_at_it(
-    log_here: None, connect: Connect, settings: Any, monkeypatch: pytest.MonkeyPatch
+    log_here: None, connect: Connect, settings: Any
 ) -> None:
-    settings.AGENT_EVENTS = {"SSE_RECYCLE_BYTES": 2_000, "HEARTBEAT_S": 0.2}  # three events each
+    settings.AGENT_EVENTS = {
+        **SUPERUSER,
+        "SSE_RECYCLE_BYTES": 2_000,
+        "HEARTBEAT_S": 0.2,
+    }  # three events each
     connection = connect()
     made = [insert(connection, HARBOUR, payload='"' + "x" * 500 + '"') for _ in range(9)]
     connection.execute("SELECT agent_events_append()")
-
-    async def superuser(scope: dict[str, Any]) -> Principal:
-        return Principal("operator", True, ())
 
     async def receive() -> dict[str, Any]:
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(sse, "principal_of_scope", superuser)
     seen: list[int] = []
     cursor = "earliest"
     bus = current_bus()
@@ -186,7 +188,13 @@ async def test_a_response_passes_its_bound_by_one_event_at_most_and_is_resumed_a
                 sent.append(message.get("body", b""))
 
             query = f"tenant={HARBOUR}&cursor={cursor}".encode()
-            scope = {"type": "http", "method": "GET", "query_string": query, "headers": []}
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": PATH,
+                "query_string": query,
+                "headers": [],
+            }
             async with asyncio.timeout(15):
                 await sse.stream(scope, receive, send)
             body = b"".join(sent).decode()

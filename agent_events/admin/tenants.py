@@ -1,10 +1,14 @@
-"""Tenants and their members: the one part of the admin that writes.
+"""Tenants and their members: with the keys, the part of the admin that writes.
 
 They are in the users' database, which need not be the log's.
 """
 
-from django.contrib import admin
+from typing import Any
 
+from django.contrib import admin
+from django.http import HttpRequest
+
+from agent_events.admin.keys import KeysInline
 from agent_events.models import Membership, Tenant
 
 
@@ -24,4 +28,8 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     fields = ("name", "id", "created_at")
     readonly_fields = ("id", "created_at")
     search_fields = ("name",)
-    inlines = (MembershipInline,)
+    inlines = (MembershipInline, KeysInline)
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        """A tenant that is being made has no keys yet."""
+        return (MembershipInline,) if obj is None else self.inlines

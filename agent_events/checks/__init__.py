@@ -20,6 +20,7 @@ TAG = "agent_events"
 
 STATIC: Sequence[Check] = (
     configuration.settings,
+    configuration.resolver,
     configuration.database,
     configuration.routers,
     configuration.apps,

@@ -1,5 +1,6 @@
 """Checks of the settings: AGENT_EVENTS, and what it names in DATABASES and CHANNEL_LAYERS."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.utils.module_loading import import_string
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
@@ -46,6 +48,25 @@ def settings(**kwargs: Any) -> Iterator[CheckMessage]:
             'AGENT_EVENTS["LISTENER_DSN"] is no connection string of libpq.',
             hint='"LISTENER_DSN": "postgresql://user:password@host:5432/name"',
             id="agent_events.E002",
+        )
+
+
+def resolver(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E012: nobody could be asked who is at the door."""
+    conf = valid_settings()
+    if conf is None:
+        return
+    path = conf.principal_resolver
+    try:
+        found = import_string(path)
+        inspect.signature(found).bind(object())
+    except (ImportError, TypeError, ValueError) as error:
+        yield Error(
+            f'AGENT_EVENTS["PRINCIPAL_RESOLVER"] is "{path}", which is no function of one argument '
+            f"that can be imported: {error}",
+            hint='"PRINCIPAL_RESOLVER": "mysite.access.resolve", a function that takes Credentials '
+            "and returns a Principal, or None (docs/access.md). Left out: ours.",
+            id="agent_events.E012",
         )
 
 

@@ -18,9 +18,13 @@ const STEADY_AFTER_MS = 10_000;
 /** Close codes after which trying again cannot help. */
 const FINAL_CLOSES = {
   4400: { name: "stopped", reason: "The server did not understand this filter or position." },
-  4401: { name: "signed_out", reason: "You are signed out." },
+  4401: { name: "signed_out", reason: "Your session here has ended. Nothing new comes until you sign in again." },
+  4403: { name: "stopped", reason: "You may not see these events." },
   4404: { name: "stopped", reason: "This tenant does not exist, or is not yours." },
+  4413: { name: "stopped", reason: "The server took no frame of this size." },
 };
+/** Too many streams: trying again at once would not help. */
+const TOO_MANY = 4429;
 
 /**
  * @typedef {object} State
@@ -145,13 +149,15 @@ export class Connection {
     this.lostAt ??= Date.now();
     if (code in FINAL_CLOSES) {
       const { name, reason: usual } = FINAL_CLOSES[code];
-      this.#enter({ name, reason: this.problem || reason || usual });
+      // What the server says to somebody who is not signed in is for scripts: keys, tokens, headers.
+      this.#enter({ name, reason: name === "signed_out" ? usual : this.problem || reason || usual });
       return;
     }
     if (this.helloAt !== null && Date.now() - this.helloAt > STEADY_AFTER_MS) this.failures = 0;
     // Jitter, because a server that restarts loses all its pages at the same moment.
-    const wait = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.failures) * (0.5 + Math.random() / 2);
+    const soon = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.failures) * (0.5 + Math.random() / 2);
     this.failures += 1;
+    const wait = code === TOO_MANY ? LONGEST_RETRY_MS : soon;
     this.#enter({ name: "reconnecting", retryAt: Date.now() + wait, reason: this.problem || reason });
     this.retryTimer = setTimeout(() => this.open(), wait);
   }

@@ -15,6 +15,7 @@ import { summarise } from "./summary.js";
  * @property {string} type
  * @property {any} payload
  * @property {string | null} createdAt RFC 3339, UTC, microseconds
+ * @property {string} [payloadHref] where the whole event is, where its payload was too large for the stream
  * @property {string} [cut] the beginning of a payload too long to keep (then `payload` is null)
  * @property {import("./summary.js").Summary} [summary] made before the payload was cut
  */
@@ -95,12 +96,34 @@ export class RowMaker {
 }
 
 /** Writes the payload into a row that has just been opened. @param {HTMLElement} row */
-export function showPayload(row) {
-  const event = eventOf.get(row);
+export async function showPayload(row) {
+  let event = eventOf.get(row);
+  if (!event) return;
+  if (event.payloadHref) event = await fetched(row, event);
   if (!event) return;
   const text = event.cut ?? pretty(event.payload);
   row.querySelector(".row-payload").textContent = text.slice(0, PAYLOAD_LIMIT);
   row.querySelector(".row-cut").hidden = !event.cut && text.length <= PAYLOAD_LIMIT;
+}
+
+/**
+ * The event with the payload that was too large for the stream; where it cannot be had, the row says why.
+ * @param {HTMLElement} row @param {AgentEvent} event @returns {Promise<AgentEvent | undefined>}
+ */
+async function fetched(row, event) {
+  const where = row.querySelector(".row-payload");
+  where.textContent = "Loading the payload ...";
+  try {
+    const answer = await fetch(event.payloadHref);
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    const { payload } = parse(await answer.text());
+    const { payloadHref, ...whole } = withinMemory({ ...event, payload });
+    eventOf.set(row, whole);
+    return whole;
+  } catch (error) {
+    where.textContent = `The payload could not be loaded: ${error.message}. Close and open the row to try again.`;
+    return undefined;
+  }
 }
 
 /** @param {AgentEvent} event @returns {AgentEvent} the event, its payload cut to text where it is very long */

@@ -18,6 +18,7 @@ import { toNumber } from "./json.js";
  */
 
 const LINE_LIMIT = 300;
+const LARGE = "Large payload: open the row to load it";
 
 const ERROR = /(^|[._])(error|failed|failure)$/;
 
@@ -41,12 +42,13 @@ const READERS = {
   guardrail: (p) => [firstText(p, "name", "guardrail", "rule"), firstText(p, "message", "reason", "action", "result")],
 };
 
-/** @param {{type: string, payload: any}} event @returns {Summary} */
+/** @param {{type: string, payload: any, payloadHref?: string}} event @returns {Summary} */
 export function summarise(event) {
   const type = plainType(event.type);
   const payload = isRecord(event.payload) ? event.payload : {};
   const kind = kindOf(type);
   const tone = toneOf(event.type);
+  if (event.payloadHref) return { kind, tone, agent: agentLabel(event), subject: "", text: LARGE, facts: [] };
   const [subject, text] = tone === "error" ? failure(payload, kind) : read(kind, type, payload, event.payload);
   return {
     kind,

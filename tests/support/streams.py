@@ -78,13 +78,14 @@ async def websocket(
     cookies: dict[str, str],
     query: str = "",
     *,
+    token: str = "",
     origin: str | None = None,
     open_timeout: float = 10,
 ) -> AsyncIterator[Socket]:
-    """A signed-in WebSocket client of the stream."""
+    """A WebSocket client of the stream, by cookies or by a key or token."""
     async with connect(
         f"{server.ws_url}/ws/agents/stream?{query}",
-        additional_headers={"Cookie": cookie_header(cookies)},
+        additional_headers=_credentials(cookies, token),
         origin=origin or server.url,  # type: ignore[arg-type]
         max_size=None,
         open_timeout=open_timeout,
@@ -135,11 +136,12 @@ def event_stream(
     cookies: dict[str, str],
     query: str = "",
     *,
+    token: str = "",
     last_id: str = "",
     timeout_s: float = 20,
 ) -> Iterator[EventStream]:
-    """A signed-in Server-Sent Events client of the stream."""
-    headers = {"Cookie": cookie_header(cookies)}
+    """A Server-Sent Events client of the stream, by cookies or by a key or token."""
+    headers = _credentials(cookies, token)
     if last_id:
         headers["Last-Event-ID"] = last_id
     with httpx.stream(
@@ -151,3 +153,9 @@ def event_stream(
     ) as response:
         response.raise_for_status()
         yield EventStream(response.iter_lines(), last_id)
+
+
+def _credentials(cookies: dict[str, str], token: str) -> dict[str, str]:
+    if token:
+        return {"Authorization": f"Bearer {token}"}
+    return {"Cookie": cookie_header(cookies)}

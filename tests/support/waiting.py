@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,3 +30,11 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s} s for {what}; last value: {value!r}")
         time.sleep(interval_s)
+
+
+async def until(predicate: Callable[[], T], timeout_s: float = 10.0, interval_s: float = 0.01) -> T:
+    """`wait_until` for what happens in this event loop. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not (value := predicate()):
+            await asyncio.sleep(interval_s)
+        return value

@@ -11,11 +11,11 @@ from django.core.management.base import CommandError
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from agent_events.access import Principal
 from agent_events.bus import Bus, current_bus, layer_is_shared
 from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
 from agent_events.management.base import LogCommand, in_words
+from agent_events.principals import Principal
 from agent_events.subscriber import Kind
 from agent_events.tasks import end
 from agent_events.terminal import line
@@ -51,7 +51,7 @@ class Command(LogCommand):
         self.options = options
         self.cursor = options["cursor"]
         try:
-            everyone = Principal("operator", True, ())
+            everyone = Principal(id="operator", rights=frozenset(), everything=True)
             self.tenants: Tenants = everyone.choose(options["tenant"])
             self.shared = layer_is_shared(get_settings().channel_layer)
             # A database that is not there is said at once; one that goes away later is waited for.

@@ -69,6 +69,8 @@ class Command(LogCommand):
                 closed_before, step_rows=options["step"], pause_s=options["pause"]
             )
             self._run(steps, due)
+            for _ in retention.forget_keys(step_rows=options["step"], pause_s=options["pause"]):
+                pass
         except InvalidAge as error:
             raise CommandError(f"--older-than: {error}") from error
 
