@@ -140,9 +140,16 @@ class Guard:
             return await self._resolved(asked, limit_s)
         # Tickets are ours whoever resolves the rest: asked in the usual way, they would be spent.
         tickets = [one for one in asked if one.via is Via.TICKET]
-        found = dict(await self._resolved(tickets, limit_s)) if tickets else {}
+        others = [one for one in asked if one.via is not Via.TICKET]
+        found: dict[Credentials, access.Answer] = {}
         turns = asyncio.Semaphore(MOST_ASKED_AT_ONCE)
-        self._skipped = {one for one in asked if one.via is not Via.TICKET}
+        self._skipped = set(others)
+
+        async def ask_ourselves() -> None:
+            try:
+                found.update(await self._resolved(tickets, limit_s))
+            except Exception as error:
+                self._complain(error)
 
         async def ask(one: Credentials) -> None:
             async with turns:
@@ -154,13 +161,12 @@ class Guard:
                 except Exception as error:
                     self._complain(error)
 
-        tasks = [asyncio.ensure_future(ask(one)) for one in asked if one.via is not Via.TICKET]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=limit_s)
-            for task in late:
-                task.cancel()
-            if late:
-                self._complain(TimeoutError(f"{len(late)} answers took more than {limit_s:g} s"))
+        questions = [ask(one) for one in others] + ([ask_ourselves()] if tickets else [])
+        _, late = await asyncio.wait(map(asyncio.ensure_future, questions), timeout=limit_s)
+        for task in late:
+            task.cancel()
+        if late:
+            self._complain(TimeoutError(f"{len(late)} answers took more than {limit_s:g} s"))
         return found
 
     async def _resolved(

@@ -101,7 +101,7 @@ async def _send_with_post(send: Any, message: dict[str, Any]) -> None:
     await send(message)
 
 
-_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 
 
 class BelowScriptName:

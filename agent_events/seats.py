@@ -169,6 +169,7 @@ class Seat:
     def leave(self) -> None:
         """The stream has ended."""
         self._unwind()
+        self._subscriber = self._task = None  # a renewal that is on its way winds no timer
         self._guard.forget(self)
 
     def _interrupt(self) -> None:

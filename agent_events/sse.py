@@ -17,7 +17,7 @@ from agent_events.access import admit
 from agent_events.bus import current_bus
 from agent_events.conf import get_settings
 from agent_events.credentials import of_scope
-from agent_events.errors import AgentEventsError
+from agent_events.errors import AgentEventsError, LimitReached
 from agent_events.guard import current_guard
 from agent_events.inline import inline
 from agent_events.principals import Right
@@ -47,12 +47,18 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     try:
         seat = await _seat(scope)
     except AWAY as error:
-        await come_back(send, error)
+        say_could_not_begin(error)
+        await come_back(send, "the database is away")
         return
     except AgentEventsError as error:
-        if _must_end_retries(scope, error):
+        came_back = _came_back_by_itself(scope)
+        if came_back and status_of(error) in (401, 403, 404):
+            # Ends its retries (WHATWG HTML, section 9.2.3), without an error on the page's console.
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
+        elif came_back and isinstance(error, LimitReached):
+            # Most often its own stream from before, whose end the server has not yet noticed.
+            await come_back(send, "too many streams", error.retry_after_s)
         else:
             await refuse(scope, send, error)
         return
@@ -71,18 +77,10 @@ async def _seat(scope: dict[str, Any]) -> Seat:
     return current_guard().seat(credentials, principal, tenants, principal.filter(request.filter))
 
 
-def _must_end_retries(scope: dict[str, Any], error: AgentEventsError) -> bool:
-    """Is it an EventSource that comes back by itself, and that coming back does not help?
-
-    A 204 ends its retries (WHATWG HTML, section 9.2.3), without an error on the page's console: it
-    was told why by `stopped`. A script, which sends other headers, is told by a problem.
-    """
+def _came_back_by_itself(scope: dict[str, Any]) -> bool:
+    """Is it an EventSource that streamed before? A script, with other headers, reads a problem."""
     headers = dict(scope["headers"])
-    return (
-        status_of(error) in (401, 403, 404)
-        and headers.get(b"accept") == b"text/event-stream"
-        and b"last-event-id" in headers
-    )
+    return headers.get(b"accept") == b"text/event-stream" and b"last-event-id" in headers
 
 
 async def _serve(scope: dict[str, Any], receive: Receive, send: Send, seat: Seat) -> None:
@@ -91,7 +89,8 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send, seat: Seat
         cursor = stream_request(scope).cursor
         subscriber = await current_bus().subscribe(seat.tenants, seat.filter, cursor)
     except AWAY as error:
-        await come_back(send, error)
+        say_could_not_begin(error)
+        await come_back(send, "the database is away")
         return
     except AgentEventsError as error:
         await refuse(scope, send, error)
@@ -133,14 +132,13 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send, seat: Seat
         subscriber.close()
 
 
-async def come_back(send: Send, error: Exception) -> None:
-    """Tells a client whose stream could not begin, for the database is away, to try again.
+async def come_back(send: Send, why: str, after_s: float = RETRY_MS / 1_000) -> None:
+    """Tells a client whose stream cannot begin for now to try again.
 
-    Not by a 503: EventSource ends for good on any answer but 200, and the database comes back.
+    Not by a 503 or 429: EventSource ends for good on any answer but 200.
     """
-    say_could_not_begin(error)
     await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-    body = f": the database is away\nretry: {RETRY_MS}\n\n".encode()
+    body = f": {why}\nretry: {round(after_s * 1_000)}\n\n".encode()
     await send({"type": "http.response.body", "body": body})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from psycopg.rows import TupleRow
 
 from agent_events.conf import Settings
-from agent_events.errors import InvalidFilter
+from agent_events.errors import InvalidFilter, RightLacking
 from agent_events.feed import Feed
 from agent_events.filters import MOST_PATTERNS, Filter
 from agent_events.log import Log
@@ -65,6 +66,21 @@ def test_python_and_sql_say_the_same(
         [agent, kind, list(filter.agents) or None, list(filter.types) or None],
     ).fetchone()
     assert row == (filter.matches(agent, kind),)
+
+
+@settings(max_examples=400, deadline=None)
+@given(kind=kinds, limit=patterns, asked=patterns)
+def test_a_filter_covers_what_is_within_it_and_shows_all_that_it_covers(
+    kind: str, limit: list[str], asked: list[str]
+) -> None:
+    own, other = Filter.of(types=limit), Filter.of(types=asked)
+    with suppress(RightLacking):
+        assert own.covers(other.within(own))
+        assert own.covers(other) == (set(other.within(own).types) == set(other.types))
+    if own.covers(other) and other.matches("", kind):
+        assert own.matches("", kind)
+    assert own.covers(Filter(("a",), own.types))
+    assert Filter(("a",), own.types).covers(own) is False
 
 
 def test_entries_of_a_list_are_alternatives_and_the_lists_are_both_needed() -> None:

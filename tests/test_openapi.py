@@ -362,6 +362,16 @@ def test_the_documents_are_for_everybody_and_may_be_kept_a_little(site: Site) ->
         assert httpx.post(str(answer.url)).status_code == 405
 
 
+def test_no_request_can_say_that_the_site_is_elsewhere(site: Site) -> None:
+    """(Daphne takes this header's word for it, whoever sends it.)"""
+    plain = site.get("/api/agents/openapi.json").json()
+    for elsewhere in ("//evil.example", "https://evil.example", "/a b", "/a/../.."):
+        answer = site.get("/api/agents/openapi.json", **{"Daphne-Root-Path": elsewhere})
+        assert answer.json() == plain
+    below = site.get("/api/agents/openapi.json", **{"Daphne-Root-Path": "/below"}).json()
+    assert below["servers"] != plain["servers"]
+
+
 def test_the_page_shows_every_address_and_message_and_runs_nothing(site: Site) -> None:
     answer = site.get("/api/agents/docs")
     assert answer.status_code == 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from agent_events.filters import Filter
 from agent_events.guard import MOST_ASKED_AT_ONCE, Guard, current_guard
 from agent_events.principals import Principal, Right
 from agent_events.seats import Seat
+from agent_events.tokens import make_ticket
 from tests.conftest import Connect
 from tests.support import make_tenant
 from tests.support.asgi import Client
@@ -88,13 +90,19 @@ def serve_socket(client: Client) -> asyncio.Future[None]:
         "headers": [(b"authorization", b"Bearer x")],
     }
     client.say(type="websocket.connect")
-    return asyncio.ensure_future(StreamConsumer.as_asgi()(scope, client.receive, client.send))
+    serve: Callable[..., Coroutine[Any, Any, None]] = StreamConsumer.as_asgi()
+    return asyncio.ensure_future(serve(scope, client.receive, client.send))
 
 
-def serve_source(client: Client) -> asyncio.Future[None]:
+def serve_source(client: Client, headers: Sequence[Any] = ()) -> asyncio.Future[None]:
     """A stream of Server-Sent Events begins."""
-    path = "/api/agents/stream"
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/agents/stream",
+        "query_string": b"",
+        "headers": headers,
+    }
     return asyncio.ensure_future(sse.stream(scope, client.receive, client.send))
 
 
@@ -315,6 +323,47 @@ async def test_an_answer_that_was_on_its_way_says_nothing_about_a_stream_that_be
     await idle()
 
 
+async def test_an_event_source_that_comes_back_too_soon_is_not_ended_for_good(
+    door: type[Door], settings: Any
+) -> None:
+    settings.AGENT_EVENTS = {**settings.AGENT_EVENTS, "STREAMS_PER_PRINCIPAL": 1}
+    accept, last_id = (b"accept", b"text/event-stream"), (b"last-event-id", b"latest")
+    try:
+        async with asyncio.timeout(20):
+            first = Client()
+            serving = serve_source(first)
+            await first.has_got(3)
+            statuses = []
+            for headers in ([accept, last_id], [accept], [last_id]):
+                client = Client()
+                await serve_source(client, headers)
+                statuses.append(client.sent[0]["status"])
+                if client.sent[0]["status"] == 200:
+                    assert client.sent[1]["body"] == b": too many streams\nretry: 10000\n\n"
+            assert statuses == [200, 429, 429]
+            first.say(type="http.disconnect")
+            await serving
+    finally:
+        await current_bus().stop()
+
+
+async def test_a_renewal_that_comes_after_the_end_leaves_no_timer_behind(door: type[Door]) -> None:
+    bus = current_bus()
+    try:
+        seat = guarded(Guard(), "key")
+        subscriber = await bus.subscribe(None, Filter(), "latest")
+        task = asyncio.ensure_future(asyncio.Event().wait())
+        seat.begin(subscriber, task)
+        seat.leave()
+        seat.renew(seat.credentials, replace(EVERYBODY, expires_at=time.time() + 600))
+        assert seat._timer is None
+        task.cancel()
+        subscriber.close()
+        await idle()
+    finally:
+        await bus.stop()
+
+
 async def test_a_slow_resolver_is_asked_about_everybody_in_turn(door: type[Door]) -> None:
     asked: set[str] = set()
 
@@ -356,6 +405,25 @@ async def test_one_odd_answer_does_not_save_all_others(door: type[Door]) -> None
     assert first.stopped is None
     for seat in (first, other):
         seat.leave()
+    await idle()
+
+
+async def test_tickets_that_cannot_be_looked_up_save_nobody_whom_the_resolver_does_not_know(
+    door: type[Door],
+) -> None:
+    async def nobody(credentials: Credentials) -> Principal:
+        raise NotSignedIn("Nobody.")
+
+    door.answer = staticmethod(nobody)
+    guard = Guard()
+    # Of a key, for which the database would be asked; this test has none for Django.
+    ticket = make_ticket(replace(EVERYBODY, id="key:abcdefgh")).text
+    seat = guard.seat(Credentials(Via.TICKET, ticket), EVERYBODY, None, Filter())
+    other = guarded(guard, "other")
+    await until(lambda: other.stopped is not None)
+    assert seat.stopped is None
+    for one in (seat, other):
+        one.leave()
     await idle()
 
 
