@@ -26,7 +26,7 @@ from agent_events.errors import AgentEventsError, NotSignedIn, RightLacking, Too
 from agent_events.filters import Filter
 from agent_events.models import ApiKey, Membership, SpentTicket, Tenant
 from agent_events.principals import Principal, Right, TenantRef
-from tests.support import Server, make_tenant
+from tests.support import Server, make_tenant, wait_until
 from tests.support.keys import make_key
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -260,8 +260,9 @@ def test_of_two_that_use_one_ticket_at_once_one_wins(acme: Tenant) -> None:
 
 def test_a_ticket_that_was_not_used_in_time_is_refused(acme: Tenant) -> None:
     with override_settings(AGENT_EVENTS={"TICKET_S": 0.001}):
-        text = tokens.make_ticket(of_key(acme)).text
-    refused = ticketed(text)
+        made = tokens.make_ticket(of_key(acme))
+    wait_until(lambda: time.time() > made.expires_at, what="its end")
+    refused = ticketed(made.text)
     assert isinstance(refused, NotSignedIn)
     assert "expired" in str(refused)
     assert not SpentTicket.objects.exists()
