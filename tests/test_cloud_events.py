@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from agent_events.accepting import accept
 from agent_events.errors import InvalidEvent, NotJson, UnsupportedMedia
 from agent_events.posted import PostedEvent
+from tests.support import Server, make_tenant
+from tests.support.keys import make_key
 
 AGENT = "0f6f7f0e-54a2-4a55-8f1c-0e4cf5a3b111"
 TENANT = "7c1d5f1e-9a34-4d43-8a1e-2b7c9a1f0001"
@@ -118,3 +123,30 @@ def test_the_official_sdks_binary_and_structured_output_is_read_alike() -> None:
         assert (one.agent_id, one.tenant_id, one.event_type) == (AGENT, TENANT, "message")
         read_alike.append((one.key, one.payload.replace(" ", "")))
     assert read_alike[0] == read_alike[1]
+
+
+def test_the_official_sdks_output_is_stored_once_in_whichever_form_it_comes(
+    server: Callable[..., Server], dsn: str, connect: Callable[..., Any]
+) -> None:
+    """(The SDK makes no batches: a batch is the JSON list of what it makes.)"""
+    from cloudevents.core.bindings.http import to_binary_event, to_structured_event
+
+    tenant = make_tenant(dsn, "Harbour")
+    made = sdk_event(text="å", n=1.5)
+    made.get_attributes().update(tenantid=tenant, time=datetime.now(UTC), subject="a call")
+    structured = to_structured_event(made)
+    batch = {"content-type": "application/cloudevents-batch+json"}
+    with httpx.Client(base_url=server().url) as client:
+        client.headers["Authorization"] = f"Bearer {make_key(dsn, tenant)}"
+        answers = [
+            client.post("/api/agents/events", headers=headers, content=body)
+            for headers, body in (
+                (structured.headers, structured.body),
+                (to_binary_event(made).headers, to_binary_event(made).body),
+                (batch, b"[" + structured.body + b"]"),
+            )
+        ]
+    assert [answer.status_code for answer in answers] == [201, 200, 200]
+    assert len({tuple(answer.json()["ids"]) for answer in answers}) == 1
+    rows = connect().execute("SELECT event_type, payload FROM agent_events").fetchall()
+    assert rows == [("message", {"text": "å", "n": 1.5})]

@@ -176,6 +176,21 @@ def test_a_key_goes_with_its_event_and_not_before(connect: Connect) -> None:
     assert keys == [("late",)]
 
 
+def test_a_key_that_is_older_than_keys_are_kept_goes_and_its_event_stays(
+    connect: Connect, dsn: str
+) -> None:
+    connection = connect()
+    for key, old in (("old", "8 days"), ("older", "9 days"), ("young", "6 days")):
+        connection.execute(
+            "INSERT INTO agent_event_keys VALUES (%s, %s, %s, now() - %s::interval)",
+            [TENANT, key, insert(connection, TENANT), old],
+        )
+    append(connection)
+    manage("prune_events", "--older-than=30d", "--step=1", dsn=dsn)
+    assert connection.execute("SELECT key FROM agent_event_keys").fetchall() == [("young",)]
+    assert connection.execute("SELECT count(*) FROM agent_events").fetchone() == (3,)
+
+
 def test_a_reader_of_what_is_gone_is_told_though_the_ledger_still_has_its_rows(
     connect: Connect,
 ) -> None:
