@@ -82,7 +82,10 @@ def _both(name: str, asked: tuple[str, ...], limit: tuple[str, ...]) -> tuple[st
 
 def _covers(pattern: str, other: str) -> bool:
     """Does `pattern` match all that `other` matches?"""
-    return pattern == other or (pattern[-1] == "*" and other.startswith(pattern[:-1]))
+    # (Without its own `*`, which is none of its letters: `a**` does not match all that `a*` does.)
+    return pattern == other or (
+        pattern[-1] == "*" and other.removesuffix("*").startswith(pattern[:-1])
+    )
 
 
 def _storable(text: str) -> bool:
