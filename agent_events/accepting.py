@@ -94,6 +94,20 @@ def _own(body: bytes, most_events: int, most_bytes: int) -> list[PostedEvent]:
     ]
 
 
+def event_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers of a request by their names in lower case.
+
+    Raises InvalidQuery where one that says what the event is is there twice.
+    """
+    found: dict[str, str] = {}
+    for raw_name, value in headers:
+        name = raw_name.decode("latin-1").lower()
+        if name in found and (name == "content-type" or name.startswith("ce-")):
+            raise InvalidQuery(f"The header {name[:60]} is there twice. Send it once.")
+        found[name] = value.decode("latin-1")
+    return found
+
+
 def request_key(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """The `Idempotency-Key` of a request, without the quotes that its draft standard gives it.
 
@@ -150,6 +164,7 @@ def rows_of(
             key=keys[place],
             of_request=beyond is not None and one.key is None,
             beyond=beyond if covered and place == covered[-1] else None,
+            key_field=one.key_field,
         )
         for place, one in enumerate(posted)
     ]
@@ -161,7 +176,9 @@ def _tenant_of(one: PostedEvent, place: int, principal: Principal) -> str:
             return str(principal.tenant(one.tenant_id))
         return str(principal.only_tenant())
     except UnknownTenant:
-        raise UnknownTenant(f"Event {place}: no such tenant, or it is not yours.") from None
+        raise UnknownTenant(
+            f"Event {place}: no such tenant, or it is not yours.", place=place
+        ) from None
     except TenantNotNamed:
         yours = ", ".join(f"{tenant.id} ({tenant.name})" for tenant in principal.named[:20])
         raise InvalidEvent(

@@ -120,6 +120,7 @@ def _posted(event: _CloudEvent, place: int, most_bytes: int) -> PostedEvent:
         event_type=event.type,
         payload=payload,
         key=f"cloudevent:{hashlib.sha256(named.encode()).hexdigest()}",
+        key_field="id",
     )
 
 

@@ -58,6 +58,10 @@ class TooLarge(AgentEventsError):
     """More bytes or events than a request may bring; the message names the limit."""
 
 
+class TooSlow(AgentEventsError):
+    """The body of a request did not come in time."""
+
+
 class NotJson(AgentEventsError, ValueError):
     """The body of a request is no JSON, or not what its type says."""
 
@@ -79,7 +83,14 @@ class TryAgain(AgentEventsError):
 
 
 class UnknownTenant(AgentEventsError):
-    """No such tenant, or not one of this principal's: the two look the same on purpose."""
+    """No such tenant, or not one of this principal's: the two look the same on purpose.
+
+    `place`: of the event that names it, in the list, from 0.
+    """
+
+    def __init__(self, message: str, *, place: int | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class TenantNotNamed(AgentEventsError, ValueError):

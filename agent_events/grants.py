@@ -5,7 +5,6 @@ then see one tenant, or some agents and types of it, for some minutes. `POST /ap
 a browser exchanges what it has for a text that may stand in one URL. docs/access.md shows both.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -17,9 +16,10 @@ import msgspec
 
 from agent_events import origins
 from agent_events.access import admit
+from agent_events.bodies import ClientLeft, body_of
 from agent_events.conf import Settings, get_settings
 from agent_events.credentials import of_scope
-from agent_events.errors import AgentEventsError, LimitReached, TooLarge
+from agent_events.errors import AgentEventsError, LimitReached
 from agent_events.filters import Filter
 from agent_events.principals import Principal, Right
 from agent_events.rates import Rates
@@ -61,10 +61,6 @@ class _Wrong(Exception):
         super().__init__(words)
         self.status = status
         self.field = field
-
-
-class _Left(Exception):
-    """The client has gone before its request was whole."""
 
 
 async def tokens(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -131,13 +127,16 @@ async def _make(
     try:
         principal = await _admitted(scope)
         require(principal)  # before anything is read: what they may is asked first
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await _body(receive)
+        body = await body_of(
+            scope["headers"],
+            receive,
+            most_bytes=BODY_BYTES,
+            timeout_s=BODY_TIMEOUT_S,
+            limit="the most here.",
+        )
         made = make(principal, _read(body, kind))
-    except _Left:
+    except ClientLeft:
         return
-    except TimeoutError:
-        await no(408, f"The body did not come within {BODY_TIMEOUT_S:g} s. Send it again.")
     except _Wrong as error:
         await no(error.status, str(error), field=error.field)
     except (AgentEventsError, *AWAY) as error:
@@ -170,16 +169,3 @@ def _read(body: bytes, kind: type[Wish]) -> Wish:
         raise _Wrong(422, f"{error}.", named[1] if named else None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _Wrong(400, f"The body is not JSON: {error}.") from error
-
-
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Left
-        parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > BODY_BYTES:
-            raise TooLarge(f"The request has more than {BODY_BYTES:,} bytes, the most here.")
-        if not message.get("more_body"):
-            return b"".join(parts)

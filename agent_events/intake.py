@@ -52,6 +52,8 @@ LOCK_TIMEOUT_S = 1.0
 """So long a statement waits for a transaction that has the same key and is not finished; and so
 long all of those together that are then written one by one."""
 LEAST_LOCK_TIMEOUT_S = 0.02
+SAID_EVERY_S = 10.0
+"""Each request fails while the database is away: the log says it this often."""
 IDLE_S = 30.0
 """A connection without work is closed after this time."""
 # Classes of SQLSTATE. What the payload is to blame for: data exception, program limit exceeded.
@@ -97,6 +99,7 @@ class Intake:
         self._waiting_bytes = 0
         self._came = asyncio.Event()
         self._idle = 0
+        self._said_at = float("-inf")
         self._workers: set[asyncio.Task[None]] = set()
 
     async def write(self, rows: Sequence[EventRow]) -> list[Written]:
@@ -183,7 +186,7 @@ class Intake:
                 self._dsn, **{**CONNECT, "application_name": APPLICATION}
             )
         except psycopg.Error as error:
-            logger.warning("What was posted could not be stored: %s", _in_words(error))
+            self._say(error)
             raise TryAgain(
                 "The database is away. Nothing was stored: send it again in a moment."
             ) from error
@@ -283,13 +286,20 @@ class Intake:
 
     def _fail(self, posts: Sequence[_Post], error: Exception) -> None:
         if not isinstance(error, AgentEventsError):
-            logger.warning("What was posted could not be stored: %s", _in_words(error))
+            self._say(error)
             known = isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] not in _CUT
             told: Exception = TryAgain(_NOT_STORED if known else _UNKNOWN)
             told.__cause__ = error
             error = told
         for post in posts:
             post.fail(error)
+
+    def _say(self, error: Exception) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= SAID_EVERY_S:
+            self._said_at = now
+            why = " ".join(str(error).split()) or type(error).__name__
+            logger.warning("What was posted could not be stored: %s", why)
 
 
 _NOT_STORED = (
@@ -341,7 +351,3 @@ def _answer(posts: Sequence[_Post], results: Sequence[list[Written] | InvalidEve
 
 def _is_refusal(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in _REFUSED
-
-
-def _in_words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -39,6 +39,8 @@ def decoded(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
 
     Raises NotJson, and InvalidEvent with the place and the field of what is not as it should be.
     """
+    if not body:
+        raise NotJson("The body is empty. Send an event, or a list of them, as JSON.")
     try:
         body.decode()  # msgspec does not look into what it leaves as it is
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from django.db.models import Model
 from agent_events.conf import get_settings
 
 APP = "agent_events"
-LOG_MODELS = frozenset({"agentevent", "batch"})
+LOG_MODELS = frozenset({"agentevent", "batch", "eventkey"})
 
 
 class LogRouter:

@@ -60,6 +60,27 @@ class AgentEvent(models.Model):
         return f"{self.event_type} #{self.pk}"
 
 
+class EventKey(models.Model):
+    """A key that an event came with: whatever comes with it again is not written again.
+
+    Nothing here reads it through Django. It is a model so that Django's `flush`, which is what
+    empties tables between tests, leaves no key behind of an event that is gone.
+    """
+
+    pk = models.CompositePrimaryKey("tenant_id", "key")
+    tenant_id = models.UUIDField()
+    key = models.TextField()
+    event_id = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "agent_event_keys"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"key of #{self.event_id}"
+
+
 class Batch(models.Model):
     """A row of the ledger: the snapshot at which batch n was closed. docs/ledger.md explains it.
 

@@ -13,7 +13,8 @@ Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x
 class PostedEvent:
     """What is known of it before it is known who may write it.
 
-    `tenant_id`: None where it names none. `payload`: JSON that PostgreSQL takes, as it came.
+    `tenant_id`: None where it names none. `payload`: JSON that PostgreSQL takes, as it
+    came. `key_field`: what a refusal of the key names.
     """
 
     tenant_id: str | None
@@ -21,3 +22,4 @@ class PostedEvent:
     event_type: str
     payload: str
     key: str | None = None
+    key_field: str = "eventKey"

@@ -12,11 +12,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from agent_events import origins
-from agent_events.accepting import accept, request_key, rows_of
+from agent_events.accepting import accept, event_headers, request_key, rows_of
 from agent_events.access import admit
+from agent_events.bodies import ClientLeft, body_of
 from agent_events.conf import get_settings
 from agent_events.credentials import of_scope
-from agent_events.errors import AgentEventsError, LimitReached, TooLarge
+from agent_events.errors import AgentEventsError, LimitReached
 from agent_events.intake import current_intake
 from agent_events.principals import Right
 from agent_events.rates import Rates
@@ -25,14 +26,11 @@ from agent_events.responses import Receive, Send, refuse, respond
 from agent_events.writing import Written
 
 LARGE_BYTES = 65_536
+"""A longer body is read in a thread."""
 BODY_TIMEOUT_S = 30.0
 """So long the body of a request may take to come."""
 
 _rates: WeakKeyDictionary[asyncio.AbstractEventLoop, Rates] = WeakKeyDictionary()
-
-
-class _Left(Exception):
-    """The client has gone before its request was whole."""
 
 
 async def publish(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -46,12 +44,7 @@ async def publish(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         return
     try:
         written = await _published(scope, receive)
-    except _Left:
-        return
-    except TimeoutError:
-        await refuse(
-            scope, send, 408, f"The body did not come within {BODY_TIMEOUT_S:g} s. Send it again."
-        )
+    except ClientLeft:
         return
     except (AgentEventsError, *AWAY) as error:
         await refuse(scope, send, error)
@@ -67,12 +60,16 @@ async def _published(scope: dict[str, Any], receive: Receive) -> list[Written]:
     credentials = of_scope(scope)
     principal = await admit(credentials, Right.PUBLISH)
     origins.check(scope, credentials)
-    headers = {
-        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
-    }
+    headers = event_headers(scope["headers"])
     key = request_key(scope["headers"])
-    async with asyncio.timeout(BODY_TIMEOUT_S):
-        body = await _body(headers, receive, settings.post_bytes)
+    _count(principal.id, 0, settings.post_rate)  # whoever must wait sends nothing in vain
+    body = await body_of(
+        scope["headers"],
+        receive,
+        most_bytes=settings.post_bytes,
+        timeout_s=BODY_TIMEOUT_S,
+        limit="which is what POST_BYTES lets through. Send the events in several requests.",
+    )
     read = partial(
         accept,
         headers,
@@ -85,28 +82,6 @@ async def _published(scope: dict[str, Any], receive: Receive) -> list[Written]:
     rows = rows_of(posted, principal, key)
     _count(principal.id, len(rows), settings.post_rate)
     return await current_intake().write(rows)
-
-
-async def _body(headers: dict[str, str], receive: Receive, most: int) -> bytes:
-    """The body, never more than `most` bytes of it. Raises TooLarge, _Left."""
-    too_large = TooLarge(
-        f"The request has more than {most:,} bytes, which is what POST_BYTES lets "
-        "through. Send the events in several requests."
-    )
-    length = headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 18 or int(length) > most):
-        raise too_large
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Left
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise too_large
-        if not message.get("more_body"):
-            return b"".join(parts)
 
 
 def _count(who: str, events: int, per_s: float) -> None:

@@ -20,6 +20,7 @@ from agent_events.errors import (
     NotSignedIn,
     RightLacking,
     TooLarge,
+    TooSlow,
     TryAgain,
     UnknownTenant,
     UnsupportedMedia,
@@ -96,6 +97,8 @@ def status_of(error: AgentEventsError) -> int:
             return 403
         case UnknownTenant():
             return 404
+        case TooSlow():
+            return 408
         case TooLarge():
             return 413
         case UnsupportedMedia():

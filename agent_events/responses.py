@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from agent_events.errors import AgentEventsError, InvalidEvent, LimitReached
+from agent_events.errors import (
+    AgentEventsError,
+    InvalidEvent,
+    LimitReached,
+    TryAgain,
+    UnknownTenant,
+)
 from agent_events.problems import AWAY as DATABASE_AWAY
 from agent_events.problems import trouble_of
 from agent_events.requests import status_of
@@ -67,11 +73,13 @@ def refusal(why: Exception | int, detail: str = "", **members: Any) -> Refusal:
     match why:
         case InvalidEvent():
             members = {"place": why.place, "field": why.field or None}
-        case LimitReached():
+        case UnknownTenant():
+            members = {"place": why.place}
+        case LimitReached() | TryAgain():
             headers = {"Retry-After": str(max(1, math.ceil(why.retry_after_s)))}
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer", "Retry-After": str(NOT_SIGNED_IN_RETRY_S)}
-    elif status == 503:
+    elif status == 503 and not headers:
         headers = {"Retry-After": str(AWAY_RETRY_S)}
     return Refusal(status, problem(status, detail, **members), headers)
 

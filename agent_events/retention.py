@@ -23,11 +23,12 @@ LONGEST_DAYS = 36_500
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-# (A subquery that cannot become a join: the index of created_at, and so many rows at most.)
-_OLD_KEYS = """
+# (A subquery that cannot become a join: the index of created_at, and so many rows at most. With
+# clock_timestamp(), which may change from row to row, the index would be read to its end.)
+OLD_KEYS_SQL = """
     DELETE FROM agent_event_keys AS k WHERE k.ctid = ANY (ARRAY(
         SELECT o.ctid FROM agent_event_keys AS o
-         WHERE o.created_at < clock_timestamp() - make_interval(secs => %s)
+         WHERE o.created_at < statement_timestamp() - make_interval(secs => %s)
          ORDER BY o.created_at LIMIT %s))
 """
 
@@ -113,7 +114,7 @@ def forget_keys(*, step_rows: int = STEP_ROWS, pause_s: float = 0.0) -> Iterator
     gone = step_rows
     while gone >= step_rows:
         with connections[settings.database].cursor() as cursor:
-            cursor.execute(_OLD_KEYS, [settings.keys_kept_s, step_rows])
+            cursor.execute(OLD_KEYS_SQL, [settings.keys_kept_s, step_rows])
             gone = cursor.rowcount
         yield gone
         if gone >= step_rows and pause_s:

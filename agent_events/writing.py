@@ -93,6 +93,7 @@ class EventRow:
 
     `key`: of the event, or made from that of the request that brought it (`of_request`).
     `beyond`: a key that must not be known: it would be of a longer request with the same key.
+    `key_field`: what a refusal of the key names.
     """
 
     tenant_id: str
@@ -102,6 +103,7 @@ class EventRow:
     key: str | None = None
     of_request: bool = False
     beyond: str | None = None
+    key_field: str = "eventKey"
 
 
 class Written(NamedTuple):
@@ -161,7 +163,7 @@ def _reused(place: int, row: EventRow) -> KeyReused:
         f"Event {place}: its key came with another event before (another agent, type or payload). "
         "Repeat an event as it was, or take a new key for a new one.",
         place=place,
-        field="eventKey",
+        field=row.key_field,
     )
 
 

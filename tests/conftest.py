@@ -13,6 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,13 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def dsn(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """libpq URL of a fresh, migrated database, which is dropped after the test."""
+    with fresh_database(postgres, template_database) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
+    """The same for as long as it is needed: a module that shares one, say."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
         connection.execute(

@@ -144,8 +144,11 @@ def test_the_official_sdks_output_is_stored_once_in_whichever_form_it_comes(
                 (structured.headers, structured.body),
                 (to_binary_event(made).headers, to_binary_event(made).body),
                 (batch, b"[" + structured.body + b"]"),
+                (batch, b"[" + structured.body.replace(b"1.5", b"2.5") + b"]"),
             )
         ]
+    other = answers.pop()
+    assert (other.status_code, other.json()["field"]) == (422, "id")
     assert [answer.status_code for answer in answers] == [201, 200, 200]
     assert len({tuple(answer.json()["ids"]) for answer in answers}) == 1
     rows = connect().execute("SELECT event_type, payload FROM agent_events").fetchall()

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -412,17 +413,41 @@ def test_the_curl_that_publishes_stores_an_event_once(
     connect: Callable[..., psycopg.Connection[Any]],
 ) -> None:
     tenant = make_tenant(dsn, "Harbour Support")
-    given = path.read_text()
-    (line,) = re.findall(r"^ *curl \S+/api/agents/events .*\n(?:.*\\\n)*.*\}'$", given, re.M)
-    line = line.replace("$(uuidgen)", "7").replace("http://127.0.0.1:8000", server().url)
-    script = f"KEY={make_key(dsn, tenant)}\n{line}"
-    answers = [
-        json.loads(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
+    given = path.read_text().replace("$(uuidgen)", "7")
+    given = given.replace("http://127.0.0.1:8000", server().url)
+    lines = re.findall(r"^ *curl \S+/api/agents/events .*\n(?:.*\\\n)*.*\}'$", given, re.M)
+    key, stored = make_key(dsn, tenant), []
+    for line in lines:
+        script = ["sh", "-c", f"KEY={key}\n{line}"]
+        first, again = (
+            json.loads(subprocess.run(script, capture_output=True, check=True).stdout)
+            for _ in range(2)
+        )
+        assert (first["duplicates"], again["duplicates"]) == ([], [0])
+        stored.append((*first["ids"], tenant, "message", {"text": "hello"}))
+    rows = connect().execute(
+        "SELECT id, tenant_id::text, event_type, payload FROM agent_events ORDER BY id"
+    )
+    assert rows.fetchall() == stored
+    assert len(stored) == {README: 1, PUBLISHING: 2}[path]
+
+
+def test_the_python_that_publishes_a_cloud_event_stores_it_once(
+    dsn: str, server: Callable[..., Server], connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    tenant = make_tenant(dsn, "Harbour Support")
+    (block,) = blocks_of(PUBLISHING, "python")
+    block = block.replace("http://127.0.0.1:8000", server().url)
+    environment = {**os.environ, "KEY": make_key(dsn, tenant)}
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", block], env=environment, capture_output=True, check=True
+        ).stdout.decode()
         for _ in range(2)
     ]
-    assert [answer["duplicates"] for answer in answers] == [[], [0]]
-    rows = connect().execute("SELECT id, tenant_id::text, payload FROM agent_events").fetchall()
-    assert rows == [(*answers[0]["ids"], tenant, {"text": "hello"})]
+    rows = connect().execute("SELECT id, payload FROM agent_events").fetchall()
+    ((id_, payload),) = rows
+    assert (printed, payload) == ([f"[{id_}]\n"] * 2, {"text": "hello"})
 
 
 def test_the_websocket_client_shows_events_and_resumes(

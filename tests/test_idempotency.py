@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import transaction
 
 from agent_events import NewEvent, publish, publish_many
@@ -21,7 +22,7 @@ AGENT = uuid.uuid4()
 
 @pytest.fixture
 def tenant() -> uuid.UUID:
-    return uuid.uuid4()  # Django empties no table of keys between tests
+    return uuid.uuid4()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -60,6 +61,14 @@ def test_a_key_that_comes_with_another_event_is_refused_and_nothing_is_written(
     AgentEvent.objects.all().delete()  # a pruned event is taken for the same
     publish(tenant, AGENT, *other, key="k")
     assert not AgentEvent.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_djangos_flush_leaves_no_key_of_an_event_that_is_gone(tenant: uuid.UUID) -> None:
+    first = publish(tenant, AGENT, "a", 1, key="k")
+    call_command("flush", interactive=False, verbosity=0)
+    assert publish(tenant, AGENT, "a", 1, key="k") != first
+    assert AgentEvent.objects.count() == 1
 
 
 @pytest.mark.django_db

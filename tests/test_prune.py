@@ -23,7 +23,7 @@ from agent_events.errors import InvalidAge
 from agent_events.filters import Filter
 from agent_events.log import Log
 from agent_events.position import Cursor, Position
-from agent_events.retention import parse_age
+from agent_events.retention import OLD_KEYS_SQL, parse_age
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Kind, Subscriber
 from tests.conftest import Connect
@@ -189,6 +189,17 @@ def test_a_key_that_is_older_than_keys_are_kept_goes_and_its_event_stays(
     manage("prune_events", "--older-than=30d", "--step=1", dsn=dsn)
     assert connection.execute("SELECT key FROM agent_event_keys").fetchall() == [("young",)]
     assert connection.execute("SELECT count(*) FROM agent_events").fetchone() == (3,)
+
+
+def test_forgetting_keys_reads_none_of_those_that_stay(connect: Connect) -> None:
+    connection = connect()
+    connection.execute(
+        "INSERT INTO agent_event_keys SELECT %s, n::text, n FROM generate_series(1, 20000) AS n",
+        [TENANT],
+    )
+    explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + OLD_KEYS_SQL
+    ((((found),),),) = connection.execute(explain.encode(), [3600, 10_000]).fetchall()
+    assert found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"] < 20
 
 
 def test_a_reader_of_what_is_gone_is_told_though_the_ledger_still_has_its_rows(
