@@ -63,6 +63,29 @@ def find_program(name: str) -> str:
     return path
 
 
+def node_modules(request: pytest.FixtureRequest, name: str, package: str) -> Path:
+    """A `node_modules` with this package of npm's, fetched once and kept with pytest's cache.
+
+    Skips the test, or fails it if all is required, where it cannot be had.
+    """
+    npm = find_program("npm")
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir(name)
+    if not (folder / "node_modules" / package.rpartition("@")[0]).exists():
+        done = subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, package],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            message = f"npm could not install {package}:\n{done.stderr}"
+            if REQUIRE_ALL:
+                pytest.fail(message)
+            pytest.skip(message)
+    return folder / "node_modules"
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The PostgreSQL server of this test run. It dies with the run, even by kill -9."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,11 +22,12 @@ from agent_events import consumers
 from agent_events.conf import get_settings
 from agent_events.contract import asyncapi
 from agent_events.position import Cursor, Position
-from tests.conftest import REQUIRE_ALL, find_program
+from tests.conftest import node_modules
 from tests.support import Server, make_tenant
 from tests.support.keys import make_key, revoke_key
 from tests.support.streams import insert
 from tests.support.watch import bus_settings
+from tests.test_cursor import closed_at_ms
 
 Start = Callable[..., Server]
 
@@ -55,23 +55,9 @@ def check(schema: dict[str, Any], value: Any) -> None:
 
 @pytest.fixture(scope="module")
 def official_schema(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """AsyncAPI's own JSON Schema, fetched once and kept with pytest's cache."""
-    npm = find_program("npm")
-    assert request.config.cache is not None
-    folder = request.config.cache.mkdir("asyncapi")
-    path = folder / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0-without-$id.json"
-    if not path.exists():
-        done = subprocess.run(
-            [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, SPECS],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            message = f"npm could not install {SPECS}:\n{done.stderr}"
-            if REQUIRE_ALL:
-                pytest.fail(message)
-            pytest.skip(message)
+    """AsyncAPI's own JSON Schema."""
+    specs = node_modules(request, "asyncapi", SPECS) / "@asyncapi" / "specs"
+    path = specs / "schemas" / "3.0.0-without-$id.json"
     schema: dict[str, Any] = json.loads(path.read_text())
     return schema
 
@@ -154,7 +140,7 @@ class Site:
             for _ in range(4):
                 insert(db, self.tenant)
                 db.execute("SELECT agent_events_append()")
-            times = [self._closed_at_ms(db, n) for n in (1, 4)]
+            times = [closed_at_ms(db, n) for n in (1, 4)]
             db.execute(
                 "DELETE FROM agent_events USING agent_events_window(NULL, 1, 2) AS gone"
                 " WHERE agent_events.id = gone.id"
@@ -164,16 +150,6 @@ class Site:
         self.pruned = str(Cursor(Position(2), times[0]))
         self.of_another_history = str(Cursor(Position(5), times[1] + 1))
         self.server = start(env=bus_settings(**{**QUICK, **settings}))
-
-    @staticmethod
-    def _closed_at_ms(db: psycopg.Connection[Any], n: int) -> int:
-        row = db.execute(
-            "SELECT floor(extract(epoch FROM closed_at) * 1000)::bigint FROM agent_event_batches"
-            " WHERE n = %s",
-            [n],
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
 
     @asynccontextmanager
     async def websocket(self, query: str = "", key: str = "") -> AsyncIterator[ClientConnection]:

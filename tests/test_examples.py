@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from tests.conftest import REQUIRE_ALL, Connect, find_program
+from tests.conftest import Connect, find_program, node_modules
 from tests.support import wait_until
 from tests.support.database import ROOT
 from tests.support.roles import temporary_role
@@ -28,25 +28,9 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture(scope="module")
 def driver(request: pytest.FixtureRequest) -> Path:
-    """A `node_modules` with `pg` in it, fetched once and kept with pytest's cache."""
+    """A `node_modules` with `pg` in it."""
     find_program("node")
-    npm = find_program("npm")
-    cache = request.config.cache
-    assert cache is not None
-    folder = cache.mkdir("node")
-    if not (folder / "node_modules" / "pg").exists():
-        done = subprocess.run(
-            [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, "pg@8"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            message = f"npm could not install pg:\n{done.stderr}"
-            if REQUIRE_ALL:
-                pytest.fail(message)
-            pytest.skip(message)
-    return folder / "node_modules"
+    return node_modules(request, "node", "pg@8")
 
 
 Run = Callable[..., "Program"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,19 @@ def serve_socket(client: Client) -> asyncio.Future[None]:
     return asyncio.ensure_future(serve(scope, client.receive, client.send))
 
 
+@asynccontextmanager
+async def streaming(client: Client) -> AsyncIterator[None]:
+    """A WebSocket's stream for as long as the block lasts; then its client leaves."""
+    try:
+        async with asyncio.timeout(20):
+            serving = serve_socket(client)
+            yield
+            client.say(type="websocket.disconnect")
+            await serving
+    finally:
+        await current_bus().stop()
+
+
 def serve_source(client: Client, headers: Sequence[Any] = ()) -> asyncio.Future[None]:
     """A stream of Server-Sent Events begins."""
     scope = {
@@ -127,48 +141,36 @@ async def test_filters_hold_in_the_order_in_which_they_were_sent_however_early(
 
     door.answer = staticmethod(late)
     client = Slow(takes=1)
-    try:
-        async with asyncio.timeout(20):
-            serving = serve_socket(client)
-            await client.has_got(1)
-            say(client, type="filter", agents=[], types=["first"])
-            known.set()
-            await client.has_got(2)  # hello, on its way
-            say(client, type="filter", agents=[], types=["last"])
-            await until(client._said.empty)
-            client.hurries.set()
-            await until(lambda: any(frame["type"] == "live" for frame in client.frames))
-            insert(db, tenant, kind="first")
-            wanted = insert(db, tenant, kind="last")
-            await until(lambda: any(frame["type"] == "events" for frame in client.frames))
-            (events,) = [frame for frame in client.frames if frame["type"] == "events"]
-            assert [event["id"] for event in events["events"]] == [wanted]
-            client.say(type="websocket.disconnect")
-            await serving
-    finally:
-        await current_bus().stop()
+    async with streaming(client):
+        await client.has_got(1)
+        say(client, type="filter", agents=[], types=["first"])
+        known.set()
+        await client.has_got(2)  # hello, on its way
+        say(client, type="filter", agents=[], types=["last"])
+        await until(client._said.empty)
+        client.hurries.set()
+        await until(lambda: any(frame["type"] == "live" for frame in client.frames))
+        insert(db, tenant, kind="first")
+        wanted = insert(db, tenant, kind="last")
+        await until(lambda: any(frame["type"] == "events" for frame in client.frames))
+        (events,) = [frame for frame in client.frames if frame["type"] == "events"]
+        assert [event["id"] for event in events["events"]] == [wanted]
 
 
 async def test_a_client_that_reads_nothing_makes_no_answers_pile_up_by_renewing(
     door: type[Door],
 ) -> None:
     client = Slow(takes=2)
-    try:
-        async with asyncio.timeout(20):
-            serving = serve_socket(client)
-            await client.has_got(3)
-            for n in range(300):
-                say(client, type="auth", token=f"token {n}")
-            await until(client._said.empty)
-            client.hurries.set()
-            await until(lambda: any(frame["type"] == "renewed" for frame in client.frames))
-            say(client, type="auth", token="another")
-            await until(lambda: client.frames[-1]["type"] == "renewed")
-            client.say(type="websocket.disconnect")
-            await serving
-        assert sum(frame["type"] == "renewed" for frame in client.frames) <= 2
-    finally:
-        await current_bus().stop()
+    async with streaming(client):
+        await client.has_got(3)
+        for n in range(300):
+            say(client, type="auth", token=f"token {n}")
+        await until(client._said.empty)
+        client.hurries.set()
+        await until(lambda: any(frame["type"] == "renewed" for frame in client.frames))
+        say(client, type="auth", token="another")
+        await until(lambda: client.frames[-1]["type"] == "renewed")
+    assert sum(frame["type"] == "renewed" for frame in client.frames) <= 2
 
 
 async def test_a_resolver_that_breaks_at_a_renewal_has_the_client_come_again(
@@ -182,39 +184,27 @@ async def test_a_resolver_that_breaks_at_a_renewal_has_the_client_come_again(
         return EVERYBODY
 
     door.answer = staticmethod(broken)
-    try:
-        async with asyncio.timeout(20):
-            serving = serve_socket(client)
-            await client.has_got(3)
-            say(client, type="auth", token="x")
-            await until(lambda: client.sent[-1]["type"] == "websocket.close")
-            assert client.frames[-1]["code"] == "try_again"
-            assert client.sent[-1]["code"] == 4503
-            client.say(type="websocket.disconnect")
-            await serving
-        assert "A stream broke" in caplog.text
-    finally:
-        await current_bus().stop()
+    async with streaming(client):
+        await client.has_got(3)
+        say(client, type="auth", token="x")
+        await until(lambda: client.sent[-1]["type"] == "websocket.close")
+        assert client.frames[-1]["code"] == "try_again"
+        assert client.sent[-1]["code"] == 4503
+    assert "A stream broke" in caplog.text
 
 
 async def test_nothing_follows_the_close_where_a_stream_is_stopped_and_errs_at_once(
     door: type[Door],
 ) -> None:
     client = Slow(takes=2)
-    try:
-        async with asyncio.timeout(20):
-            serving = serve_socket(client)
-            await client.has_got(3)
-            (seat,) = seats()
-            seat.stop("revoked")
-            client.say(type="websocket.receive", text="nonsense")
-            client.hurries.set()
-            await until(lambda: client.sent[-1]["type"] == "websocket.close")
-            client.say(type="websocket.disconnect")
-            await serving
-        assert [one["type"] for one in client.sent].count("websocket.close") == 1
-    finally:
-        await current_bus().stop()
+    async with streaming(client):
+        await client.has_got(3)
+        (seat,) = seats()
+        seat.stop("revoked")
+        client.say(type="websocket.receive", text="nonsense")
+        client.hurries.set()
+        await until(lambda: client.sent[-1]["type"] == "websocket.close")
+    assert [one["type"] for one in client.sent].count("websocket.close") == 1
 
 
 async def test_a_stuck_stream_that_has_expired_ends_whatever_a_look_finds_afterwards(
