@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
@@ -27,7 +26,7 @@ from agent_events.position import LATEST
 from agent_events.sources import Sink, Source, SourceState
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Subscriber
-from agent_events.tasks import end
+from agent_events.tasks import OfLoop, end
 from agent_events.window import Tenants, Window
 
 logger = logging.getLogger("agent_events")
@@ -35,7 +34,7 @@ logger = logging.getLogger("agent_events")
 WELL_S = 60.0
 """A task that ran for so long was well: its next failure is a new one."""
 
-_running: WeakKeyDictionary[asyncio.AbstractEventLoop, "Bus"] = WeakKeyDictionary()
+_running: OfLoop["Bus"] = OfLoop()
 
 
 def current_bus(*, everything: bool = False) -> "Bus":
@@ -43,10 +42,7 @@ def current_bus(*, everything: bool = False) -> "Bus":
 
     `everything` as for `Bus`, where it is made.
     """
-    loop = asyncio.get_running_loop()
-    if loop not in _running:
-        _running[loop] = Bus(get_settings(), everything=everything)
-    return _running[loop]
+    return _running.get(lambda: Bus(get_settings(), everything=everything))
 
 
 def layer_is_shared(alias: str) -> bool:

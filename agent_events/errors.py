@@ -99,3 +99,8 @@ class TenantNotNamed(AgentEventsError, ValueError):
 
 class WrongDatabase(AgentEventsError):
     """The database is not one that the bus can run on."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """What any error says, for a line of a log; its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

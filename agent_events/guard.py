@@ -15,7 +15,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from weakref import WeakKeyDictionary
 
 from agent_events import access
 from agent_events.conf import DEFAULT_RESOLVER, get_settings
@@ -26,11 +25,13 @@ from agent_events.errors import (
     NotSignedIn,
     RightLacking,
     UnknownTenant,
+    in_a_line,
 )
 from agent_events.filters import Filter
 from agent_events.lookups import Lookups
 from agent_events.principals import Principal
 from agent_events.seats import Seat
+from agent_events.tasks import OfLoop
 from agent_events.window import Tenants
 
 logger = logging.getLogger("agent_events")
@@ -198,20 +199,16 @@ class Guard:
         self._trouble = True
         if not self._said:
             self._said = True
-            why = " ".join(str(error).split()) or type(error).__name__
             logger.warning(
                 "Who is streaming cannot be looked up (%s): what is revoked meanwhile goes on "
                 "until it can.",
-                why,
+                in_a_line(error),
             )
 
 
-_guards: WeakKeyDictionary[asyncio.AbstractEventLoop, Guard] = WeakKeyDictionary()
+_guards: OfLoop[Guard] = OfLoop()
 
 
 def current_guard() -> Guard:
     """The guard of the running event loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _guards:
-        _guards[loop] = Guard()
-    return _guards[loop]
+    return _guards.get(Guard)

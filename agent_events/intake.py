@@ -11,13 +11,11 @@ written fails alone, for then each of those that shared its statement gets one o
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
@@ -26,6 +24,8 @@ from psycopg.rows import TupleRow
 from agent_events.conf import Settings, get_settings
 from agent_events.database import CONNECT, abandon, log_dsn, severed_after
 from agent_events.errors import AgentEventsError, InvalidEvent, TryAgain
+from agent_events.seldom import Seldom
+from agent_events.tasks import OfLoop
 from agent_events.writing import (
     FIRST_REFUSED_SQL,
     MOST_TRIES,
@@ -35,8 +35,6 @@ from agent_events.writing import (
     settled,
     statement,
 )
-
-logger = logging.getLogger("agent_events")
 
 APPLICATION = "agent_events posts"
 """The name of these connections in pg_stat_activity."""
@@ -52,8 +50,6 @@ LOCK_TIMEOUT_S = 1.0
 """So long a statement waits for a transaction that has the same key and is not finished; and so
 long all of those together that are then written one by one."""
 LEAST_LOCK_TIMEOUT_S = 0.02
-SAID_EVERY_S = 10.0
-"""Each request fails while the database is away: the log says it this often."""
 IDLE_S = 30.0
 """A connection without work is closed after this time."""
 # Classes of SQLSTATE. What the payload is to blame for: data exception, program limit exceeded.
@@ -63,15 +59,13 @@ _REFUSED = (*_NO_JSON, "23", "P0")
 # After these it is not known what the server did last: connection exception, operator intervention.
 _CUT = ("", "08", "57")
 
-_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, "Intake"] = WeakKeyDictionary()
+_not_stored = Seldom("What was posted could not be stored: %s").warn
+_intakes: OfLoop["Intake"] = OfLoop()
 
 
 def current_intake() -> "Intake":
     """The intake of the running event loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _of_loop:
-        _of_loop[loop] = Intake(log_dsn(), get_settings())
-    return _of_loop[loop]
+    return _intakes.get(lambda: Intake(log_dsn(), get_settings()))
 
 
 @dataclass(eq=False, slots=True)
@@ -99,7 +93,6 @@ class Intake:
         self._waiting_bytes = 0
         self._came = asyncio.Event()
         self._idle = 0
-        self._said_at = float("-inf")
         self._workers: set[asyncio.Task[None]] = set()
 
     async def write(self, rows: Sequence[EventRow]) -> list[Written]:
@@ -186,7 +179,7 @@ class Intake:
                 self._dsn, **{**CONNECT, "application_name": APPLICATION}
             )
         except psycopg.Error as error:
-            self._say(error)
+            _not_stored(error)
             raise TryAgain(
                 "The database is away. Nothing was stored: send it again in a moment."
             ) from error
@@ -286,20 +279,13 @@ class Intake:
 
     def _fail(self, posts: Sequence[_Post], error: Exception) -> None:
         if not isinstance(error, AgentEventsError):
-            self._say(error)
+            _not_stored(error)
             known = isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] not in _CUT
             told: Exception = TryAgain(_NOT_STORED if known else _UNKNOWN)
             told.__cause__ = error
             error = told
         for post in posts:
             post.fail(error)
-
-    def _say(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._said_at >= SAID_EVERY_S:
-            self._said_at = now
-            why = " ".join(str(error).split()) or type(error).__name__
-            logger.warning("What was posted could not be stored: %s", why)
 
 
 _NOT_STORED = (

@@ -9,7 +9,6 @@ import json
 import time
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from agent_events import origins
 from agent_events.accepting import accept, event_headers, request_key, rows_of
@@ -23,6 +22,7 @@ from agent_events.principals import Right
 from agent_events.rates import Rates
 from agent_events.requests import AWAY
 from agent_events.responses import Receive, Send, refuse, respond
+from agent_events.tasks import OfLoop
 from agent_events.writing import Written
 
 LARGE_BYTES = 65_536
@@ -30,7 +30,7 @@ LARGE_BYTES = 65_536
 BODY_TIMEOUT_S = 30.0
 """So long the body of a request may take to come."""
 
-_rates: WeakKeyDictionary[asyncio.AbstractEventLoop, Rates] = WeakKeyDictionary()
+_rates: OfLoop[Rates] = OfLoop()
 
 
 async def publish(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -85,10 +85,7 @@ async def _published(scope: dict[str, Any], receive: Receive) -> list[Written]:
 
 
 def _count(who: str, events: int, per_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    if loop not in _rates:
-        _rates[loop] = Rates(per_s)
-    wait_s = _rates[loop].take(who, events, time.monotonic())
+    wait_s = _rates.get(lambda: Rates(per_s)).take(who, events, time.monotonic())
     if wait_s:
         raise LimitReached(
             f"{who} publishes more than {per_s:g} events a second, which is what POST_RATE lets "

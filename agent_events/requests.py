@@ -1,8 +1,6 @@
 """What a request asks for, and how one is refused: the same words at every door."""
 
-import logging
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,22 +27,16 @@ from agent_events.errors import (
 )
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST
+from agent_events.seldom import Seldom
 
 # The header wins: polyfills of EventSource repeat the URL's cursor when they reconnect.
 _CURSOR_NAMES = ("cursor", "lastEventId", "last_event_id")
 
 AWAY = (psycopg.Error, django.db.Error, PoolTimeout, WrongDatabase)
 """What is raised where the database cannot be asked; whoever came is told to come back."""
-SAID_EVERY_S = 10.0
-"""Everybody comes back every few seconds while the database is away: the log says it this often."""
 
 MOST_LIMIT = 1_000
 DEFAULT_LIMIT = 100
-
-
-logger = logging.getLogger("agent_events")
-
-_said_at = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +114,4 @@ def _cursor(query: dict[str, list[str]], default: str, first: Iterable[str] = ()
     return next((cursor.strip() for cursor in given if cursor.strip()), default)
 
 
-def say_could_not_begin(error: Exception) -> None:
-    """Logs that a stream could not begin, `SAID_EVERY_S` apart at most."""
-    global _said_at
-    now = time.monotonic()
-    if now - _said_at >= SAID_EVERY_S:
-        _said_at = now
-        why = " ".join(str(error).split()) or type(error).__name__
-        logger.warning("A stream could not begin: %s", why)
+say_could_not_begin = Seldom("A stream could not begin: %s").warn

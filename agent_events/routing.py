@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.conf import settings
 from django.urls import path, re_path
 
 from agent_events import grants, posts, spec_door, sse
+from agent_events.addresses import script_name
 from agent_events.consumers import StreamConsumer
 from agent_events.cross_origin import CrossOrigin
 from agent_events.health import healthz, readyz
@@ -119,7 +119,7 @@ class BelowScriptName:
         # Daphne believes a request header for it, which anybody may send: it must look like a path.
         given = scope.get("root_path") or ""
         root = given if _ROOT_PATH.fullmatch(given) else ""
-        name = (settings.FORCE_SCRIPT_NAME or root).rstrip("/")
+        name = script_name(root)
         path = scope["path"]
         if path.startswith(f"{name}/"):
             path = path.removeprefix(name)

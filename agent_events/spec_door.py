@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse, set_script_prefix
+from django.urls import NoReverseMatch, set_script_prefix
 
+from agent_events.addresses import address_of, script_name
 from agent_events.conf import Settings, get_settings
 from agent_events.contract import asyncapi as asyncapi_document
 from agent_events.contract import openapi as openapi_document
@@ -74,17 +74,11 @@ def _page(name: str, settings: Settings) -> bytes:
 
 def below(name: str) -> str:
     """What `agent_events.urls` are below, on a site that is below `name`: "", or "/agents"."""
-    set_script_prefix(f"{name}/")
     try:
-        address = reverse("agent_events:events")
+        address = address_of(name, "agent_events:events")
     except NoReverseMatch:  # they are not there
         return ""
     return address.removeprefix(name).removesuffix("/api/agents/events")
-
-
-def _script_name(scope: dict[str, Any]) -> str:
-    # (As routing.BelowScriptName has it.)
-    return str(django_settings.FORCE_SCRIPT_NAME or scope.get("root_path") or "").rstrip("/")
 
 
 async def _answer(
@@ -97,7 +91,7 @@ async def _answer(
         await refuse(scope, send, 405, "Use GET.", headers={"Allow": "GET, HEAD"})
         return
     # In a thread with a context of its own: templates are files, the prefix is this request's.
-    body = await asyncio.to_thread(made, _script_name(scope), get_settings())
+    body = await asyncio.to_thread(made, script_name(scope.get("root_path") or ""), get_settings())
     own = [
         (b"cache-control", f"private, max-age={CACHE_S}".encode()),
         (b"content-length", str(len(body)).encode()),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import psycopg
 
@@ -28,6 +27,7 @@ from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Kind, Subscriber, Update
+from agent_events.tasks import OfLoop
 from agent_events.window import Tenants, Window
 from agent_events.wire import Event
 
@@ -298,22 +298,17 @@ class _OwnBus(Bus):
             await self.stop()
 
     def _forget(self) -> None:
-        loop = self._keeper.get_loop()
-        if _own.get(loop) is self:
-            del _own[loop]
+        _own.forget(self, self._keeper.get_loop())
 
 
-_own: WeakKeyDictionary[asyncio.AbstractEventLoop, _OwnBus] = WeakKeyDictionary()
+_own: OfLoop[_OwnBus] = OfLoop()
 
 
 def _bus_of_this_loop() -> Bus:
     bus = current_bus()
     if bus.source_state() is not None:
         return bus  # this process serves streams, and keeps it
-    loop = asyncio.get_running_loop()
-    if loop not in _own:
-        _own[loop] = _OwnBus(get_settings())
-    own = _own[loop]
+    own = _own.get(lambda: _OwnBus(get_settings()))
     own.join()
     return own
 

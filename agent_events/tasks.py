@@ -11,6 +11,25 @@ T = TypeVar("T")
 AGAIN_S = 0.5
 
 
+class OfLoop(Generic[T]):
+    """One of a kind for each event loop, for as long as that is there."""
+
+    def __init__(self) -> None:
+        self._found: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def get(self, make: Callable[[], T]) -> T:
+        """That of the running event loop; made where there is none yet."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._found:
+            self._found[loop] = make()
+        return self._found[loop]
+
+    def forget(self, one: T, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` has none any more, if this is the one that it had."""
+        if self._found.get(loop) is one:
+            del self._found[loop]
+
+
 class SharedLook(Generic[T]):
     """One look at a time in each event loop, shared by all who ask while it lasts or is fresh."""
 

@@ -15,6 +15,7 @@ from psycopg.rows import TupleRow
 from agent_events.asking import CannotAsk, ask
 from agent_events.database import CONNECT, severed_after
 from agent_events.deliveries import Answer
+from agent_events.errors import in_a_line
 from agent_events.facts import Interval, Status
 from agent_events.journey import Gap, Journey, Step, Stored, step_of
 from agent_events.log import CREATED_SQL, MS_SQL
@@ -112,7 +113,7 @@ async def _ask(listener_dsn: str, journey: Journey) -> Journey:
         try:
             answers = await ask(listener_dsn, expected, batch=batch, tenant=stored.tenant)
         except (CannotAsk, psycopg.Error, OSError) as error:
-            trouble = " ".join(str(error).split()) or type(error).__name__
+            trouble = in_a_line(error)
         clock_ms = int((status.counters.at_s + time.monotonic() - looked_at) * 1_000)
         found = listeners(status, Interval(answers=answers), status)
         behind = any(step_of(one, batch) is Step.BEHIND for one in found)

@@ -11,6 +11,7 @@ from agent_events.asking import ANSWER_S, Hearing, hearing
 from agent_events.commit_lock import LOOK_SQL, Looks
 from agent_events.database import BATCH_CHANNEL, BUS_APPLICATION, DOORBELL_CHANNEL
 from agent_events.deliveries import Answer
+from agent_events.errors import in_a_line
 from agent_events.facts import (
     Head,
     Interval,
@@ -92,7 +93,7 @@ async def watch(
                 looks.take(await ear.rows(LOOK_SQL, {"leader": leader, "bus": BUS_APPLICATION}))
                 await ear.hear(LOOK_EVERY_S)
     except (psycopg.Error, OSError, TimeoutError) as error:
-        trouble = " ".join(str(error).split()) or type(error).__name__
+        trouble = in_a_line(error)
     over_s = time.monotonic() - began
     if ear is None:
         await asyncio.sleep(max(0.0, seconds - over_s))

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import django.db
 import psycopg
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Model
 
 from agent_events.problems import trouble_of
 
@@ -31,6 +32,16 @@ class LogCommand(BaseCommand):
         """Says so, and exits."""
         self.stderr.write(words)
         sys.exit(INTERRUPTED)
+
+
+def checked_name(model: type[Model], name: str) -> str:
+    """The name, if one of this model can have it. Raises CommandError."""
+    longest = getattr(model._meta.get_field("name"), "max_length", None) or 0
+    # (Bytes that are no UTF-8 come from a shell as halves of surrogate pairs.)
+    halves = any("\ud800" <= character <= "\udfff" for character in name)
+    if not name.strip() or len(name) > longest or halves:
+        raise CommandError(f"The name must be text of 1 to {longest} characters.")
+    return name
 
 
 def in_words(error: Exception) -> str:

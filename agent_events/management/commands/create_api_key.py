@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from agent_events import keys
 from agent_events.errors import InvalidAge
-from agent_events.management.base import LogCommand
+from agent_events.management.base import LogCommand, checked_name
 from agent_events.models import ApiKey, Tenant
 from agent_events.principals import Right
 from agent_events.retention import parse_age
@@ -42,9 +42,8 @@ class Command(LogCommand):
         """Makes it. Raises CommandError where there is no such tenant, or no such time."""
         tenant = _tenant(options["tenant"])
         end = _end(options["expires"]) if options["expires"] else None
-        key, text = keys.create(
-            tenant, _name(options["name"]), map(Right, options["scope"]), expires_at=end
-        )
+        name = checked_name(ApiKey, options["name"])
+        key, text = keys.create(tenant, name, map(Right, options["scope"]), expires_at=end)
         until = f"until {end:%Y-%m-%d %H:%M %Z}" if end else "until it is revoked"
         self.stderr.write(
             f"A key of {tenant.name!r} that may {' and '.join(sorted(set(options['scope'])))}, "
@@ -64,14 +63,6 @@ def _tenant(text: str) -> Tenant:
             f"No tenant has the name or id {text!r}. Make it first: manage.py create_tenant NAME"
         )
     return tenant
-
-
-def _name(text: str) -> str:
-    longest = ApiKey._meta.get_field("name").max_length or 0
-    halves = any("\ud800" <= character <= "\udfff" for character in text)
-    if not text.strip() or len(text) > longest or halves:
-        raise CommandError(f"The name must be text of 1 to {longest} characters.")
-    return text
 
 
 def _end(text: str) -> datetime:

@@ -8,7 +8,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError
 from django.db import router, transaction
 
-from agent_events.management.base import LogCommand
+from agent_events.management.base import LogCommand, checked_name
 from agent_events.models import Membership, Tenant
 
 
@@ -31,7 +31,7 @@ class Command(LogCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Makes what is missing, all or nothing."""
-        name, wanted = _checked(options["name"]), options["id"]
+        name, wanted = checked_name(Tenant, options["name"]), options["id"]
         users = get_user_model()._default_manager
         alias = router.db_for_write(Tenant)
         with transaction.atomic(using=alias):
@@ -54,12 +54,3 @@ class Command(LogCommand):
             for user in members:
                 Membership.objects.get_or_create(tenant=tenant, user=user)
         self.stdout.write(str(tenant.id))
-
-
-def _checked(name: str) -> str:
-    longest = Tenant._meta.get_field("name").max_length or 0
-    # (Bytes that are no UTF-8 come from a shell as halves of surrogate pairs.)
-    halves = any("\ud800" <= character <= "\udfff" for character in name)
-    if not name.strip() or len(name) > longest or halves:
-        raise CommandError(f"The name must be text of 1 to {longest} characters.")
-    return name
