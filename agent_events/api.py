@@ -24,7 +24,7 @@ from agent_events.errors import AgentEventsError, UnknownTenant
 from agent_events.position import Cursor
 from agent_events.principals import Right
 from agent_events.problems import trouble_of
-from agent_events.requests import HistoryRequest, history_request
+from agent_events.requests import HistoryRequest, filter_query, history_request
 from agent_events.responses import JSON, PROBLEM, Refusal, refusal
 
 logger = logging.getLogger("agent_events")
@@ -63,7 +63,8 @@ def _json_view(view: View) -> View:
 
 @_json_view
 def events(request: HttpRequest) -> HttpResponse:
-    """A page of the log: `tenant=`, `agent=`, `type=`, `cursor=`, `order=desc|asc`, `limit=`.
+    """A page of the log: `tenant=`, the filter's names, `cursor=` or `at=`, `until=`, `order=`
+    (`desc` or `asc`), `limit=`.
 
     All are optional, as on the streams; `order=desc` (newest first, from `latest`) is the default,
     `order=asc` begins at `earliest`. docs/architecture.md has the answer's fields.
@@ -71,13 +72,19 @@ def events(request: HttpRequest) -> HttpResponse:
     principal = admit_request(request, Right.SUBSCRIBE)
     asked = history_request(request.META.get("QUERY_STRING", ""))
     tenants, filter = principal.choose(asked.tenants), principal.filter(asked.filter)
+    start = asked.cursor if asked.at_ms is None else str(history.since(asked.at_ms))
     page = history.read(
-        tenants, filter, asked.cursor, newest_first=asked.newest_first, limit=asked.limit
+        tenants,
+        filter,
+        start,
+        newest_first=asked.newest_first,
+        limit=asked.limit,
+        until=asked.until,
     )
     last, first = (page.before, page.after) if asked.newest_first else (page.after, page.before)
     path = escape_uri_path(request.path)
     links = {
-        "next": _url(path, asked, last, asked.newest_first) if page.more else None,
+        "next": _url(path, asked, last, asked.newest_first, page.until) if page.more else None,
         "previous": _url(path, asked, first, not asked.newest_first) if page.other_way else None,
     }
     fields = json.dumps(
@@ -108,22 +115,28 @@ def event(request: HttpRequest, event_id: str) -> HttpResponse:
     wanted = int(event_id) if re.fullmatch("[0-9]{1,19}", event_id, re.ASCII) else 0
     theirs = None if principal.everything else tuple(str(one.id) for one in principal.tenants())
     found = history.one(wanted, theirs) if 0 < wanted <= _MOST_ID else None
-    if found is None or not principal.only.matches(found.agent_id, found.type):
+    if found is None or not principal.only.matches(found):
         raise UnknownTenant("No such event, or it is not yours.")
     response = _json(found.json)
     response[CURSOR_HEADER] = found.cursor
     return response
 
 
-def _url(path: str, asked: HistoryRequest, cursor: Cursor, newest_first: bool) -> str:
+def _url(
+    path: str,
+    asked: HistoryRequest,
+    cursor: Cursor,
+    newest_first: bool,
+    until: Cursor | None = None,
+) -> str:
     """The same question from another cursor; only what is understood is repeated."""
     query = {
         "tenant": asked.tenants,
-        "agent": asked.filter.agents,
-        "type": asked.filter.types,
+        **filter_query(asked.filter),
         "order": "desc" if newest_first else "asc",
         "limit": asked.limit,
         "cursor": cursor,
+        **({"until": until} if until else {}),
     }
     return f"{path}?{urlencode(query, doseq=True)}"
 

@@ -8,8 +8,12 @@ from agent_events.filters import Filter
 
 _KNOWN = (
     'That frame was not understood. Known: {"type":"ack","cursor":...}, '
-    '{"type":"filter","agents":[],"types":[]} and {"type":"auth","token":...}.'
+    '{"type":"filter","agents":[],"types":[]} (and, where wanted, the lists "notAgents", '
+    '"notTypes", "texts", "where") and {"type":"auth","token":...}.'
 )
+
+_MORE = ("notAgents", "notTypes", "texts", "where")
+"""What a `filter` frame may leave out, in the order of `Filter.of`."""
 
 
 class Ack(NamedTuple):
@@ -51,7 +55,10 @@ def _read(frame: dict[str, Any]) -> ClientFrame:
         case "ack":
             return Ack(_text(frame["cursor"]))
         case "filter":
-            return Refilter(Filter.of(_texts(frame["agents"]), _texts(frame["types"])))
+            more = (frame.get(name, []) for name in _MORE)
+            return Refilter(
+                Filter.of(_texts(frame["agents"]), _texts(frame["types"]), *map(_texts, more))
+            )
         case "auth":
             return Auth(_text(frame["token"]).strip())
     raise ValueError

@@ -78,7 +78,11 @@ class Topic:
                 if filter:
                     names = names or [(event.agent_id, event.type) for event in events]
                     named = zip(events, names, strict=True)
-                    wanted = [event for event, name in named if filter.matches(*name)]
+                    wanted = [
+                        event
+                        for event, name in named
+                        if filter.names(*name) and filter.content(event)
+                    ]
                 stretch = Stretch(wanted, str(end)) if wanted else None
                 slices[filter] = Slice(self._since, end.position.last_batch, end, stretch)
             subscriber.offer(slices[filter])

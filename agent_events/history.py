@@ -18,11 +18,13 @@ from agent_events.log import (
     ENTRY_SQL,
     PAGE_BACK_SQL,
     PAGE_ON_SQL,
+    LedgerRow,
     Log,
+    Resolved,
     page_args,
     page_of,
 )
-from agent_events.position import Cursor, Position
+from agent_events.position import EARLIEST, LATEST, Cursor, Position
 from agent_events.window import Tenants
 from agent_events.wire import Event
 
@@ -67,7 +69,9 @@ class Pages:
 
     `before` and `after` are the cursors right before and right after these events in the log's
     order, whichever way they were read. `more`: further on, that way, something may come, though
-    this page may be empty. `other_way`: the same for the other way. `notice` is that of `Resolved`.
+    this page may be empty; where it is to end somewhere, it has not come there. `other_way`: the
+    same for the other way. `notice` is that of `Resolved`, for where it begins and where it ends.
+    `until`: where it is to end, exactly, so that `latest` stays where it was; None: nowhere.
     """
 
     events: list[Event]
@@ -76,6 +80,7 @@ class Pages:
     more: bool
     other_way: bool
     notice: str
+    until: Cursor | None = None
 
 
 class _DjangoLog(Log):
@@ -91,10 +96,20 @@ class _DjangoLog(Log):
             return rows
 
     async def pages(
-        self, tenants: Tenants, filter: Filter, text: str, newest_first: bool, limit: int
+        self,
+        tenants: Tenants,
+        filter: Filter,
+        text: str,
+        newest_first: bool,
+        limit: int,
+        until: str,
     ) -> Pages:
         start, notice = await self.resolve(text)
-        head = (await self.head()).n  # before the page, which reaches at least as far
+        head = await self.head()  # before the page, which reaches at least as far
+        last: Cursor | None = None
+        if until:
+            last, notice_of_end = await self._end(until, head)
+            notice = notice or notice_of_end
         ((oldest,),) = await self._rows(_OLDEST)
         at = _before_id(start.position) if newest_first else start.position
         args = page_args(tenants, at, limit, filter, self._settings)
@@ -103,17 +118,29 @@ class _DjangoLog(Log):
         )
         if newest_first:
             end = await self._point_before(end)
+        reached = False
+        if last is not None:
+            here, there = end.position, last.position
+            reached = here <= there if newest_first else here >= there
+        if last is not None and reached:
+            # (Where it begins beyond that place, it ends where it begins.)
+            bound = min(last, start, key=_place) if newest_first else max(last, start, key=_place)
+            events = [event for event in events if (event.position > there) == newest_first]
+            end = bound
         older, newer = (end, start) if newest_first else (start, end)
         has_older = older.position > Position(oldest)
-        has_newer = newer.position.batch <= head
-        return Pages(
-            events,
-            older,
-            newer,
-            has_older if newest_first else has_newer,
-            has_newer if newest_first else has_older,
-            notice,
-        )
+        has_newer = newer.position.batch <= head.n
+        goes_on, other_way = (has_older, has_newer) if newest_first else (has_newer, has_older)
+        more = goes_on if last is None else not reached
+        return Pages(events, older, newer, more, other_way, notice, last)
+
+    async def _end(self, text: str, head: LedgerRow) -> Resolved:
+        """As `resolve`, but a place that the log has not come to stays: a copy may lag behind."""
+        if text not in (EARLIEST, LATEST):
+            cursor = Cursor.parse(text)
+            if cursor.position.last_batch > head.n and cursor.closed_at_ms > head.closed_at_ms:
+                return Resolved(cursor, "")
+        return await self.resolve(text)
 
     async def _point_before(self, last: Cursor) -> Cursor:
         """Backwards a page ends at the last event that it looked at: the point before that."""
@@ -123,19 +150,28 @@ class _DjangoLog(Log):
         return await self._start_of(batch) if event_id else last
 
 
-def read(tenants: Tenants, filter: Filter, cursor: str, *, newest_first: bool, limit: int) -> Pages:
+def read(
+    tenants: Tenants,
+    filter: Filter,
+    cursor: str,
+    *,
+    newest_first: bool,
+    limit: int,
+    until: str = "",
+) -> Pages:
     """A page of the tenants' events (None: of all) from a cursor on, either way.
 
-    `cursor` is what a client sent, or `earliest` or `latest`; `limit` is in events. Never slow: it
-    looks at some thousands of rows at most. `page_bytes` of JSON at most, but for one event of
-    more. Raises InvalidCursor, WrongDatabase, django.db.Error.
+    `cursor` is what a client sent, or `earliest` or `latest`; `limit` is in events. `until`:
+    another such place, at which it ends exactly; '': nowhere. Never slow: it looks at some
+    thousands of rows at most. `page_bytes` of JSON at most, but for one event of more. Raises
+    InvalidCursor, WrongDatabase, django.db.Error.
     """
     log = _DjangoLog()
     for tries_left in reversed(range(MOST_TRIES)):
         try:
             # A savepoint in a transaction of the caller's: the error would end that.
             with transaction.atomic(get_settings().database):
-                return _at_once(log.pages(tenants, filter, cursor, newest_first, limit))
+                return _at_once(log.pages(tenants, filter, cursor, newest_first, limit, until))
         except django.db.Error as error:
             # Pruned since its cursor was looked at: ask again what the cursor means.
             if not tries_left or not isinstance(error.__cause__, psycopg.errors.NoDataFound):
@@ -180,6 +216,7 @@ def start_of(batch: int) -> Cursor:
 def latest(
     tenants: Iterable[object] | None,
     *,
+    filter: Filter | None = None,
     agents: Iterable[str] = (),
     types: Iterable[str] = (),
     limit: int = 100,
@@ -191,7 +228,7 @@ def latest(
     of them. Raises InvalidFilter, WrongDatabase, django.db.Error.
     """
     wanted = None if tenants is None else tuple(str(tenant) for tenant in tenants)
-    filter = Filter.of(agents, types)
+    filter = Filter.of(agents, types) if filter is None else filter
     log, settings = _DjangoLog(), get_settings()
     head = _at_once(log.head())
     here = Cursor(Position(head.n + 1), head.closed_at_ms)
@@ -206,6 +243,10 @@ def latest(
         if len(events) == limit or not filter:
             break
     return Snapshot(str(here), events)
+
+
+def _place(cursor: Cursor) -> Position:
+    return cursor.position
 
 
 def _before_id(position: Position) -> Position:

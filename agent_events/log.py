@@ -39,7 +39,8 @@ EVENT_COLUMNS = 4
 # which says how many events there were. `place` is the order in which the function returns.
 _PAGE = """
     WITH p AS MATERIALIZED (SELECT {1}, row_number() OVER () AS place FROM {0}(
-             %s::uuid[], %s, %s, %s, %s::text[], %s::text[])),
+             %s::uuid[], %s, %s, %s, %s::text[], %s::text[], not_agents => %s::text[],
+             not_types => %s::text[], texts => %s::text[], conditions => %s::jsonpath)),
          sized AS (SELECT *, sum(octet_length(json)) OVER (ORDER BY place) AS bytes FROM p)
     SELECT batch, closed_at_ms, id, json, CASE WHEN json IS NULL THEN place - 1 END AS count
       FROM sized WHERE place = 1 OR bytes <= %s OR json IS NULL ORDER BY place
@@ -306,12 +307,16 @@ def page_args(
         rows,
         list(filter.agents) or None,
         list(filter.types) or None,
+        list(filter.not_agents) or None,
+        list(filter.not_types) or None,
+        list(filter.texts) or None,
+        filter.jsonpath,
         settings.page_bytes,
     ]
 
 
 def page_of(rows: Sequence[Sequence[Any]]) -> tuple[list[Event], Cursor]:
-    """The events of a page, and the cursor to go on from."""
+    """The events of what PAGE_ON_SQL or PAGE_BACK_SQL returned, and the cursor to go on from."""
     *found, (batch, closed_at_ms, after_id, _, count, *_) = rows
     events = [Event._make(row[:EVENT_COLUMNS]) for row in found]
     if len(events) < count:  # cut

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -37,6 +38,14 @@ AWAY = (psycopg.Error, django.db.Error, PoolTimeout, WrongDatabase)
 
 MOST_LIMIT = 1_000
 DEFAULT_LIMIT = 100
+FILTER_NAMES = ("agent", "type", "not_agent", "not_type", "text", "where")
+"""In the order of `Filter.of`."""
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?)"
+    r"([Zz]|[-+ ][0-9]{2}:[0-9]{2})",
+    re.ASCII,
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +59,15 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRequest(StreamRequest):
-    """A page of history; `limit` is in events."""
+    """A page of history: `limit` in events, `until` a cursor or ''.
+
+    `at_ms`: it begins at that time (ms since 1970), and has no cursor.
+    """
 
     newest_first: bool
     limit: int
+    until: str
+    at_ms: int | None
 
 
 def stream_request(scope: dict[str, Any]) -> StreamRequest:
@@ -76,8 +90,55 @@ def history_request(query_string: str) -> HistoryRequest:
     if not re.fullmatch("[0-9]{1,4}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_LIMIT:
         raise InvalidQuery(f"limit is {limit[:40]!r}, expected a number from 1 to {MOST_LIMIT}.")
     newest_first = order == "desc"
-    cursor = _cursor(query, LATEST if newest_first else EARLIEST)
-    return HistoryRequest(*_whose(query), cursor, newest_first, int(limit))
+    given = _cursor(query, "")
+    at = query.get("at", [""])[-1].strip()
+    if at and given:
+        raise InvalidQuery("There is a cursor and at, expected one of the two: where to begin.")
+    return HistoryRequest(
+        *_whose(query),
+        given or (LATEST if newest_first else EARLIEST),
+        newest_first,
+        int(limit),
+        query.get("until", [""])[-1].strip(),
+        time_ms(at) if at else None,
+    )
+
+
+def filter_of(query: dict[str, list[str]]) -> Filter:
+    """The filter that a URL's query asks for, by the names of every door. Raises InvalidFilter."""
+    return Filter.of(*(query.get(name, []) for name in FILTER_NAMES))
+
+
+def filter_query(filter: Filter) -> dict[str, tuple[str, ...]]:
+    """The other way round: a filter as the values of a query, by their names."""
+    values = (
+        filter.agents,
+        filter.types,
+        filter.not_agents,
+        filter.not_types,
+        filter.texts,
+        filter.where,
+    )
+    return dict(zip(FILTER_NAMES, values, strict=True))
+
+
+def time_ms(text: str, or_else: str = "") -> int:
+    """The time that an `at` is, in ms since 1970. Raises InvalidQuery.
+
+    `or_else`: what else an `at` may be there, for the words of the refusal.
+    """
+    found = _TIME.fullmatch(text)
+    try:
+        if found is None:
+            raise ValueError
+        # (A + that was not escaped in a URL is a space.)
+        time = datetime.fromisoformat(f"{found[1]}T{found[2]}{found[3].replace(' ', '+')}".upper())
+        return (time - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        raise InvalidQuery(
+            f"at is {text[:40]!r}, expected {or_else}a time with its zone, such as "
+            "2026-11-26T14:03:00Z."
+        ) from None
 
 
 def status_of(error: AgentEventsError) -> int:
@@ -105,8 +166,7 @@ def status_of(error: AgentEventsError) -> int:
 
 
 def _whose(query: dict[str, list[str]]) -> tuple[list[str], Filter]:
-    filter = Filter.of(query.get("agent", []), query.get("type", []))
-    return query.get("tenant", []), filter
+    return query.get("tenant", []), filter_of(query)
 
 
 def _cursor(query: dict[str, list[str]], default: str, first: Iterable[str] = ()) -> str:

@@ -38,7 +38,8 @@ SETUP_SQL = """
                   WHERE to_regclass(name) IS NULL)
            || ARRAY(SELECT name || '()' FROM unnest(ARRAY[
                         'agent_events_append', 'agent_events_fault', 'agent_events_head',
-                        'agent_events_page', 'agent_events_page_back', 'agent_events_window',
+                        'agent_events_page', 'agent_events_page_back', 'agent_events_contains',
+                        'agent_events_window',
                         'agent_events_ranges', 'agent_events_spans', 'agent_events_ring',
                         'agent_events_bodies', 'agent_events_coalescing_key',
                         'agent_events_reach', 'agent_events_tell', 'agent_events_time',

@@ -43,15 +43,21 @@ def subscribe(
     *,
     agents: Names = (),
     types: str | Iterable[str] = (),
+    not_agents: Names = (),
+    not_types: str | Iterable[str] = (),
+    texts: str | Iterable[str] = (),
+    where: str | Iterable[str] = (),
     cursor: str = LATEST,
     on_notice: OnNotice | None = None,
 ) -> "Subscription":
     """The events of these tenants as they come, in the log's order, each once: `async for`.
 
     `tenants`: one id, several, or `"all"`. `agents`, `types`: only events of these; each entry
-    exact or with a trailing `*`; left out: any. `cursor`: an event's `.cursor`, to go on right
-    after it; `"earliest"`; `"latest"`, from when the subscription begins: at `async with`, or at
-    the first event asked for. `on_notice(kind, cursor)`: called where events are missing, with
+    exact or with a trailing `*`; left out: any. `not_agents`, `not_types`: none of these. `texts`,
+    `where`: each has to occur, or to hold, in the payload (docs/filters.md). `cursor`: an event's
+    `.cursor`, to go on right after it; `"earliest"`; `"latest"`, from when the subscription begins:
+    at `async with`, or at the first event asked for. `on_notice(kind, cursor)`: called where
+    events are missing, with
     `"truncated"` (those asked for were pruned) or `"reset"` (the cursor is of another history),
     and the cursor to go on from; what it raises ends the iteration. Left out: logged as a warning.
 
@@ -59,17 +65,21 @@ def subscribe(
     and InvalidCursor at once; psycopg.Error or WrongDatabase, when it begins, for a database that
     is not the log's.
     """
-    return Subscription(Wanted(tenants, agents, types, cursor), on_notice)
+    filter = filter_of(agents, types, not_agents, not_types, texts, where)
+    return Subscription(Wanted(tenants, filter, cursor), on_notice)
+
+
+def filter_of(*entries: Names) -> Filter:
+    """The filter of these entries, in the order of `Filter.of`. Raises InvalidFilter."""
+    return Filter.of(*map(_list, entries))
 
 
 class Wanted:
     """What a subscription asks for, checked: `tenants`, `filter`, `cursor`."""
 
-    def __init__(
-        self, tenants: Names, agents: Names, types: str | Iterable[str], cursor: str
-    ) -> None:
+    def __init__(self, tenants: Names, filter: Filter, cursor: str) -> None:
         self.tenants = _tenants(tenants)
-        self.filter = Filter.of(_list(agents), _list(types))
+        self.filter = filter
         self.cursor = cursor
         if cursor not in (EARLIEST, LATEST):
             Cursor.parse(cursor)

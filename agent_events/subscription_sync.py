@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from django.utils.asyncio import async_unsafe
 
 from agent_events.position import LATEST
-from agent_events.subscription import Hand, Names, OnNotice, Updates, Wanted
+from agent_events.subscription import Hand, Names, OnNotice, Updates, Wanted, filter_of
 from agent_events.wire import Event
 
 T = TypeVar("T")
@@ -29,6 +29,10 @@ def subscribe_sync(
     *,
     agents: Names = (),
     types: str | Iterable[str] = (),
+    not_agents: Names = (),
+    not_types: str | Iterable[str] = (),
+    texts: str | Iterable[str] = (),
+    where: str | Iterable[str] = (),
     cursor: str = LATEST,
     on_notice: OnNotice | None = None,
 ) -> "SyncSubscription":
@@ -38,7 +42,8 @@ def subscribe_sync(
     Begin it after a fork, not before. Besides what `subscribe` raises: SynchronousOnlyOperation
     where an event loop runs in this thread.
     """
-    return SyncSubscription(Wanted(tenants, agents, types, cursor), on_notice)
+    filter = filter_of(agents, types, not_agents, not_types, texts, where)
+    return SyncSubscription(Wanted(tenants, filter, cursor), on_notice)
 
 
 class SyncSubscription(Hand):

@@ -545,10 +545,13 @@ async def test_readers_in_any_number_keep_no_live_viewer_waiting_and_end_though_
         f"""
         ALTER FUNCTION agent_events_page RENAME TO agent_events_page_at_once;
         CREATE FUNCTION agent_events_page(t uuid[], b bigint, i bigint, m integer,
-            agents text[] DEFAULT NULL, types text[] DEFAULT NULL, budget integer DEFAULT NULL)
+            agents text[] DEFAULT NULL, types text[] DEFAULT NULL, budget integer DEFAULT NULL,
+            not_agents text[] DEFAULT NULL, not_types text[] DEFAULT NULL,
+            texts text[] DEFAULT NULL, conditions jsonpath DEFAULT NULL)
         RETURNS SETOF agent_event_entry LANGUAGE plpgsql AS $$ BEGIN
             PERFORM pg_sleep(0.4) WHERE t = ARRAY['{MEADOW}'::uuid];
-            RETURN QUERY SELECT * FROM agent_events_page_at_once(t, b, i, m, agents, types, budget);
+            RETURN QUERY SELECT * FROM agent_events_page_at_once(t, b, i, m, agents, types, budget,
+                not_agents, not_types, texts, conditions);
         END $$
         """
     )

@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,140 @@ def test_from_any_cursor_the_two_ways_share_the_log_between_them(
             assert older[::-1] + newer == order
 
 
+def test_until_ends_exactly_there_whichever_way_and_wherever_it_is(
+    dsn: str, connect: Connect, root: Client
+) -> None:
+    fill(dsn, 60)
+    oracle = Oracle.load(connect())
+    rng = random.Random(4)
+    whole = [position for position, _ in oracle.order]
+    # Starts of batches, places within them, and right behind an event.
+    places: list[Position] = [Position(n) for n in range(1, oracle.head + 2)]
+    places += [Position(n, id_ + rng.choice([-1, 0, 0, 1])) for n, id_ in whole if id_ > 1]
+
+    def cursor(at: Position) -> str:
+        closed = oracle.closed_at(at.last_batch)
+        return str(Cursor(at, int(closed.timestamp() * 1_000_000) // 1_000))
+
+    for _ in range(150):
+        start, until = rng.choice(places), rng.choice(places)
+        question = rng.choice([{}, {"tenant": TENANTS[0]}, {"type": "tool.*"}])
+        allowed = set(
+            oracle.wanted(
+                [question["tenant"]] if "tenant" in question else None,
+                None,
+                [question["type"]] if "type" in question else None,
+            )
+        )
+        for order in ("asc", "desc"):
+            low, high = (start, until) if order == "asc" else (until, start)
+            wanted = [at[1] for at in whole if low < at <= high and at in allowed]
+            pages = walk(
+                root,
+                cursor=cursor(start),
+                until=cursor(until),
+                order=order,
+                limit=rng.choice([1, 5, 1000]),
+                **question,
+            )
+            assert ids_of(pages) == (wanted if order == "asc" else wanted[::-1])
+            last = pages[-1]
+            assert last["notice"] is None
+            arrived = Cursor.parse(last["after" if order == "asc" else "before"]).position
+            # (Where it begins beyond that place, it stays where it began.)
+            assert arrived == (max if order == "asc" else min)(start, until)
+            assert all(f"until={cursor(until)}" in page["next"] for page in pages[:-1])
+            if last["previous"]:
+                assert "until" not in last["previous"]
+
+
+def test_until_may_be_an_end_of_the_log_and_latest_stays_where_it_was(
+    connect: Connect, root: Client
+) -> None:
+    made = [put(connect(), TENANTS[0]) for _ in range(5)]
+    first = get(root, order="asc", until="latest", limit=2)
+    assert first["more"]
+    put(connect(), TENANTS[0])
+    rest = get(root, first["next"])
+    while rest["more"]:
+        rest["events"] += (following := get(root, rest["next"]))["events"]
+        rest = {**following, "events": rest["events"]}
+    assert ids(first) + ids(rest) == made
+    assert ids_of(walk(root, cursor=first["after"], until="earliest", limit=1)) == made[1::-1]
+    nothing = get(root, until="latest")
+    assert (nothing["events"], nothing["more"], nothing["next"]) == ([], False, None)
+    nothing = get(root, order="asc", until="earliest")
+    assert (nothing["events"], nothing["more"], nothing["next"]) == ([], False, None)
+
+
+def test_until_a_place_that_is_pruned_or_of_another_history_is_said(
+    connect: Connect, root: Client
+) -> None:
+    connection = connect()
+    made = [put(connection, TENANTS[0]) for _ in range(6)]
+    old = get(root, order="asc", limit=1)["after"]
+    here = get(root, order="asc", limit=5)["after"]
+    prune(connection, 4)
+    answer = get(root, until=old)
+    assert (answer["notice"], ids(answer), answer["more"]) == ("truncated", made[:2:-1], False)
+    elsewhere = Cursor(Cursor.parse(here).position, Cursor.parse(here).closed_at_ms + 1)
+    for order in ("asc", "desc"):
+        assert get(root, order=order, until=str(elsewhere))["notice"] == "reset"
+    lost = Cursor(Position(99, 5), Cursor.parse(here).closed_at_ms)
+    assert get(root, order="asc", until=str(lost))["notice"] == "reset"
+
+
+def test_until_a_place_that_the_log_has_not_come_to_is_not_reached(
+    connect: Connect, root: Client
+) -> None:
+    """(A copy of the log may lag behind the one that the cursor is of.)"""
+    made = [put(connect(), TENANTS[0]) for _ in range(2)]
+    head = Cursor.parse(get(root)["after"])
+    ahead = str(Cursor(Position(head.position.batch + 3), head.closed_at_ms + 60_000))
+    answer = get(root, order="asc", until=ahead)
+    assert (ids(answer), answer["notice"], answer["more"]) == (made, None, True)
+    again = get(root, answer["next"])
+    assert (ids(again), again["more"], again["after"]) == ([], True, answer["after"])
+    put(connect(), TENANTS[0])
+    assert len(ids(get(root, again["next"]))) == 1
+
+
+def test_at_begins_at_the_first_batch_closed_then_or_later(connect: Connect, root: Client) -> None:
+    connection = connect()
+    made = [put(connection, TENANTS[0]) for _ in range(5)]
+    times = [
+        time
+        for (time,) in connection.execute(
+            "SELECT date_trunc('milliseconds', closed_at) FROM agent_event_batches ORDER BY n"
+        )
+    ][-5:]
+    assert times == sorted(set(times))
+
+    def both(at: str) -> tuple[list[int], list[int]]:
+        on = ids_of(walk(root, order="asc", at=at, limit=2))
+        return on, ids_of(walk(root, at=at, limit=2))
+
+    for n, time in enumerate(times):
+        utc = time.astimezone(UTC)
+        for zone in (UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(hours=8))):
+            assert both(utc.astimezone(zone).isoformat()) == (made[n:], made[:n][::-1])
+        for text in (
+            utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            utc.strftime("%Y-%m-%dt%H:%M:%S.%fz"),
+            utc.strftime("%Y-%m-%d %H:%M:%S.%f+00:00"),
+            utc.strftime("%Y-%m-%dT%H:%M:%S.%f 00:00"),  # a + that was not escaped
+        ):
+            assert both(text) == (made[n:], made[:n][::-1])
+        later = utc + timedelta(milliseconds=1)
+        if n + 1 == len(times) or later <= times[n + 1]:
+            assert both(later.isoformat()) == (made[n + 1 :], made[: n + 1][::-1])
+    assert both("1970-01-01T00:00:00Z") == both("0001-01-01T00:00:00+14:00") == (made, [])
+    assert both("9999-12-31T23:59:59-12:00") == ([], made[::-1])
+    page = get(root, order="asc", at=times[2].astimezone(UTC).isoformat(), limit=2)
+    assert "at=" not in page["next"] + page["previous"]
+    assert ids(get(root, page["previous"])) == made[:2][::-1]
+
+
 def test_previous_leads_back_over_the_page_and_on(dsn: str, connect: Connect, root: Client) -> None:
     made = [put(connect(), TENANTS[0]) for _ in range(6)]
     first = get(root, limit=2)
@@ -259,7 +394,7 @@ def test_the_readmes_curl_lines_print_a_page_and_an_event(
     (sign_in,) = re.findall(r"^```sh\n(.*?)^curl -N", section(README, "### curl"), re.S | re.M)
     make_tenant(dsn, "Harbour Support", id=uuid.UUID(TENANT))
     make_user(dsn, "demo", tenants=[TENANT])
-    made = put(connect(), TENANT, kind="turn_complete")
+    made = put(connect(), TENANT, kind="turn_complete", payload='{"tokens": 142}')
     put(connect(), TENANT, kind="message")
     script = (sign_in + block).replace("http://127.0.0.1:8000", server().url)
     done = subprocess.run(
@@ -273,7 +408,9 @@ def test_the_readmes_curl_lines_print_a_page_and_an_event(
     answer, end = read(done.stdout)
     assert ids(answer) == [made]
     assert list(answer) == re.findall(r'"(\w+)":', section(README, "### History"))
-    assert read(done.stdout[end:])[0] == answer["events"][0]
+    alone, length = read(done.stdout[end:])
+    assert alone == answer["events"][0]
+    assert ids(read(done.stdout[end + length :])[0]) == [made]
 
 
 def test_a_filter_that_matches_little_gives_empty_pages_that_lead_on(
@@ -315,6 +452,16 @@ def test_a_page_is_bounded_in_bytes_but_for_one_event(
         ("limit=-1", "limit is '-1'"),
         ("order=down", "order is 'down', expected 'desc' (newest first) or 'asc'"),
         ("cursor=yesterday", "'yesterday' is no cursor"),
+        ("until=yesterday", "'yesterday' is no cursor"),
+        ("at=yesterday", "at is 'yesterday', expected a time with its zone, such as 2026-11-26T14"),
+        ("at=2026-11-26T14:03:00", "expected a time with its zone"),
+        ("at=2026-11-26", "expected a time with its zone"),
+        ("at=2026-13-26T14:03:00Z", "at is '2026-13-26T14:03:00Z'"),
+        ("at=2026-W48-4T14:03:00Z", "expected a time with its zone"),
+        ("at=1769860860", "expected a time with its zone"),
+        ("at=2026-11-26T14:03:00Z&cursor=earliest", "There is a cursor and at"),
+        ("text=%00", "text filter"),
+        ("where=a+%3D", "A where ends early, expected a value"),
         ("type=%00", "type filter"),
         ("agent=" + "&agent=".join(str(n) for n in range(101)), "101 agent filters"),
     ],

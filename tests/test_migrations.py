@@ -96,6 +96,45 @@ def test_the_way_back_says_what_it_drops_before_and_while_it_does(
     ]
 
 
+EARLIER_PAGES = """
+    DROP FUNCTION agent_events_read(
+        uuid, bigint, bigint, integer, text[], text[], text[], text[], text[], jsonpath);
+    DROP FUNCTION agent_events_contains(text, jsonb, text[], jsonpath);
+    DROP FUNCTION agent_events_matches(uuid, text, text[], text[], text[], text[]);
+    CREATE FUNCTION agent_events_matches(uuid, text, text[], text[]) RETURNS boolean
+        LANGUAGE sql RETURN true;
+    CREATE FUNCTION agent_events_read(
+        uuid, bigint, bigint, integer, text[] DEFAULT NULL, text[] DEFAULT NULL)
+        RETURNS SETOF agent_event_entry LANGUAGE plpgsql AS 'BEGIN END';
+"""
+
+
+@pytest.mark.parametrize("way", ["forwards", "back to nothing"])
+def test_pages_that_filtered_by_agents_and_types_alone_are_replaced(
+    dsn: str, connect: Connect, way: str
+) -> None:
+    connection = connect()
+    installed = connection.execute(OURS).fetchall()
+    manage("migrate", "agent_events", "0009", "--verbosity=0", dsn=dsn)
+    assert sorted(connection.execute(OURS).fetchall()) == sorted(installed)
+    connection.execute(EARLIER_PAGES)
+    assert any(p.code == "not_migrated" for p in problems_of(asyncio.run(gather(dsn))))
+    if way == "back to nothing":
+        manage("migrate", "agent_events", "zero", "--verbosity=0", "--skip-checks", dsn=dsn)
+        assert connection.execute(OURS).fetchall() == []
+        return
+    manage("migrate", "agent_events", "--verbosity=0", "--skip-checks", dsn=dsn)
+    assert sorted(connection.execute(OURS).fetchall()) == sorted(installed)
+    connection.execute(INSERT)
+    connection.execute("SELECT agent_events_append()")
+    read = (
+        "SELECT id FROM agent_events_read(NULL, 1, 0, 9, texts => %s) WHERE tenant_id IS NOT NULL"
+    )
+    assert len(connection.execute(read, [["x"]]).fetchall()) == 1
+    assert connection.execute(read, [["y"]]).fetchall() == []
+    assert len(connection.execute("SELECT FROM agent_events_read(NULL, 1, 0, 9)").fetchall()) == 1
+
+
 def test_a_database_of_an_earlier_checkout_is_told_and_the_way_back_works(
     dsn: str, connect: Connect
 ) -> None:

@@ -170,7 +170,7 @@ def test_where_nobody_may_call_functions_by_default_producers_still_publish(
 ) -> None:
     owner = connect()
     owner.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
-    for name in ("drop_functions", "append", "read", "ring"):
+    for name in ("drop_functions", "append", "read", "pages", "ring"):
         owner.execute(load(name, "public"))
     producer.execute(INSERT, [TENANT, AGENT, "x", "1"])
     assert count(owner) == 1

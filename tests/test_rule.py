@@ -142,7 +142,7 @@ class MemoryLog:
         found = [
             event
             for event in self.window(position.batch, head, covers)
-            if event.position > position and filter.matches(event.agent_id, event.type)
+            if event.position > position and filter.matches(event)
         ][: SMALL.page_rows]
         if len(found) == SMALL.page_rows:
             return page(found, self.cursor(found[-1].position), False)
@@ -208,7 +208,7 @@ class Viewer:
             for event in self.log.window(self.start.batch, self.log.head, None)
             if event.position > self.start
             and (self.tenants is None or event.tenant_id in self.tenants)
-            and self.filter.matches(event.agent_id, event.type)
+            and self.filter.matches(event)
         ]
 
     def look(self) -> None:

@@ -127,6 +127,10 @@ CALLS = (
     f"public.agent_events_page('{{{TENANT},{AGENT}}}', 1, 0, 2)",
     "public.agent_events_page_back(NULL, 9, 0, 2, '{*}', NULL)",
     f"public.agent_events_page_back('{{{TENANT},{AGENT}}}', 9, 0, 2000)",
+    "public.agent_events_page(NULL, 1, 0, 2, not_agents => '{y*}', texts => '{x}',"
+    " conditions => 'exists ($.a)')",
+    f"public.agent_events_read('{TENANT}', 1, 0, 9, not_types => '{{x,y*}}', texts => '{{a}}')",
+    "public.agent_events_read_back(NULL, 9, 0, 9, conditions => '$.a == 1')",
     "public.agent_events_window(NULL, 1, 3)",
     f"public.agent_events_window('{{{TENANT}}}', 1, 2)",
     "public.agent_events_within(NULL, 2, NULL, 9, true)",

@@ -97,7 +97,7 @@ def _frame(message: Message) -> tuple[str, dict[str, Any]]:
         "name": message.name,
         "title": message.name,
         "summary": message.summary,
-        "payload": one_object(fields),
+        "payload": one_object(fields, [name for name in fields if name not in message.optional]),
         "examples": [{"payload": {"type": message.name, **message.example}}],
     }
 

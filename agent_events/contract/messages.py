@@ -8,11 +8,13 @@ from agent_events.contract.schemas import (
     EVENT,
     TENANT,
     Schema,
+    conditions,
     either,
     patterns,
     ref,
     text,
     whole,
+    words,
 )
 from agent_events.wire import PART_CHARS
 
@@ -52,6 +54,7 @@ class Message(NamedTuple):
     fields: dict[str, Schema]
     example: dict[str, Any]
     has_id: bool = True  # over SSE: does it move the client's `Last-Event-ID`?
+    optional: tuple[str, ...] = ()
 
 
 def shared(settings: Settings) -> list[Message]:
@@ -151,9 +154,17 @@ def client_frames(settings: Settings) -> list[Message]:
         ),
         Message(
             "filter",
-            "Show these from now on; the position stays. `[]` means any.",
-            {"agents": patterns("An agent's id."), "types": patterns("A type.")},
-            {"agents": [], "types": ["turn_*"]},
+            "Show these from now on; the position stays. `[]` means any. All lists have to agree.",
+            {
+                "agents": patterns("An agent's id: one of these."),
+                "types": patterns("A type: one of these."),
+                "notAgents": patterns("An agent's id: none of these."),
+                "notTypes": patterns("A type: none of these."),
+                "texts": words("Text in the type or the payload: each of these."),
+                "where": conditions("A condition on the payload: each of these."),
+            },
+            {"agents": [], "types": ["turn_*"], "texts": ["timeout"], "where": ["tokens > 1000"]},
+            optional=("notAgents", "notTypes", "texts", "where"),
         ),
     ]
 

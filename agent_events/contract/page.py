@@ -206,7 +206,7 @@ def _kind(schema: Document) -> str:
         return " | ".join(json.dumps(one) for one in schema["enum"])
     if "anyOf" in schema and all("type" in one or "$ref" in one for one in schema["anyOf"]):
         return " or ".join(_kind(one) for one in schema["anyOf"])
-    if schema.get("type") == "array":
+    if schema.get("type") == "array" and "items" in schema:
         return f"list of {_kind(schema['items'])}{_range(schema, 'minItems', 'maxItems')}"
     word = schema.get("format") or {"integer": "whole number"}.get(
         schema.get("type", ""), schema.get("type", "any JSON")

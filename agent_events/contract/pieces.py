@@ -144,6 +144,10 @@ def headers() -> dict[str, Any]:
             "description": "The cursor right after this event.",
             "schema": ref("Cursor"),
         },
+        "Content-Disposition": {
+            "description": "`attachment`, and a name for the file.",
+            "schema": {"type": "string"},
+        },
         "Link": {
             "description": '`rel="next"` and `rel="prev"`: the addresses of the pages beside this '
             "one (RFC 8288).",

@@ -20,12 +20,14 @@ from agent_events.contract.schemas import (
     EVENT,
     TENANT,
     Schema,
+    conditions,
     either,
     one_object,
     patterns,
     ref,
     text,
     whole,
+    words,
 )
 from agent_events.position import EARLIEST, LATEST
 from agent_events.requests import DEFAULT_LIMIT, MOST_LIMIT
@@ -65,14 +67,15 @@ def schemas() -> dict[str, Schema]:
                 "more": {
                     "type": "boolean",
                     "description": "Does the log go on that way? This page may be short all the "
-                    "same.",
+                    "same. With `until`: it has not come there yet.",
                 },
                 "next": either(text("The next page's address.", format="uri-reference")),
                 "previous": either(text("The address that leads back.", format="uri-reference")),
                 "notice": {
                     "enum": ["truncated", "reset", None],
-                    "description": "`truncated`: what the cursor asked for is pruned. `reset`: the "
-                    "cursor is of another history. The page begins where a stream would go on.",
+                    "description": "`truncated`: what `cursor` or `until` asks for is pruned. "
+                    "`reset`: one of them is of another history. The page begins, or ends, where a "
+                    "stream would go on.",
                 },
             },
             description="A page of the log, and the cursors right before and right after it.",
@@ -105,6 +108,20 @@ def _whose() -> list[dict[str, Any]]:
             "agent", patterns("An agent's id."), "Events of these agents. A trailing `*`: a prefix."
         ),
         query("type", patterns("A type."), "Events of these types. A trailing `*`: a prefix."),
+        query("not_agent", patterns("An agent's id."), "None of these agents."),
+        query("not_type", patterns("A type."), "None of these types."),
+        query(
+            "text",
+            words("A text."),
+            "Events with each of these in their type or payload, whatever the case of ASCII.",
+        ),
+        query(
+            "where",
+            conditions("`path operator value`, or a path alone: it is there."),
+            "Events whose payload is as each of these says. Operators: `=` `!=` `>` `>=` `<` `<=`, "
+            "and `~`: contains.",
+            example=["payload.tokens > 1000"],
+        ),
     ]
 
 
@@ -114,6 +131,16 @@ def _cursor(left_out: str) -> dict[str, Any]:
         _PLACE,
         f"Where to go on: a cursor as it came, `{EARLIEST}` or `{LATEST}`. Left out or empty: "
         f"{left_out}.",
+    )
+
+
+def at() -> dict[str, Any]:
+    """Where a page begins, by the clock."""
+    return query(
+        "at",
+        text(format="date-time"),
+        "In place of `cursor`: the place before the first batch closed at that time or later. "
+        "`asc` goes on from that time, `desc` back from it.",
     )
 
 
@@ -175,6 +202,12 @@ def _history() -> dict[str, Any]:
         parameters=[
             *_whose(),
             _cursor(f"`{LATEST}` for `desc`, `{EARLIEST}` for `asc`"),
+            at(),
+            query(
+                "until",
+                _PLACE,
+                "Where to end, exactly: a cursor. `asc` gives events up to it, `desc` down to it.",
+            ),
             query("order", {"enum": ["desc", "asc"], "default": "desc"}, "By the log's order."),
             query(
                 "limit",

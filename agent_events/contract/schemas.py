@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from agent_events.conditions import CONDITION_CHARS
 from agent_events.conf import Settings
-from agent_events.filters import MOST_PATTERNS, PATTERN_CHARS
+from agent_events.filters import MOST_PATTERNS, MOST_TEXTS, PATTERN_CHARS, TEXT_CHARS
 
 Schema = dict[str, Any]
 
@@ -54,6 +55,18 @@ def patterns(described: str, **more: Any) -> Schema:
     """A list of what a filter takes, for agents or types."""
     one = text(described, maxLength=PATTERN_CHARS, pattern=STORABLE)
     return {"type": "array", "maxItems": MOST_PATTERNS, "items": one, **more}
+
+
+def words(described: str, **more: Any) -> Schema:
+    """A list of texts that a filter looks for."""
+    one = text(described, maxLength=TEXT_CHARS, pattern=STORABLE)
+    return {"type": "array", "maxItems": MOST_TEXTS, "items": one, **more}
+
+
+def conditions(described: str, **more: Any) -> Schema:
+    """A list of what a filter's `where` takes. Its grammar is in words: no pattern can say it."""
+    one = text(described, maxLength=CONDITION_CHARS, examples=["payload.tokens > 1000"])
+    return {"type": "array", "maxItems": MOST_TEXTS, "items": one, **more}
 
 
 def either(schema: Schema) -> Schema:

@@ -11,7 +11,8 @@ class Migration(migrations.Migration):
     dependencies = (("agent_events", "0001_log_and_ledger"),)
 
     operations = (
-        run_file("append", "drop_functions"),  # drops what all three installed
+        run_file("append", "drop_functions"),  # drops what all four installed
         run_file("read"),
+        run_file("pages"),
         run_file("ring"),
     )

@@ -1,6 +1,7 @@
 """`manage.py listen_events`: PostgreSQL to the channel layer, and a line per event here."""
 
 import asyncio
+import os
 import signal
 import sys
 from argparse import ArgumentParser
@@ -14,13 +15,22 @@ from django.utils.module_loading import import_string
 from agent_events.bus import Bus, current_bus, layer_is_shared
 from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
+from agent_events.filters import Filter
 from agent_events.management.base import LogCommand, in_words
 from agent_events.principals import Principal
 from agent_events.subscriber import Kind
 from agent_events.tasks import end
-from agent_events.terminal import line
+from agent_events.terminal import colours_of, line
 from agent_events.window import Tenants
 
+_FILTERS = {
+    "agent": "print events of this agent; a prefix where it ends in *",
+    "type": "print events of this type; a prefix where it ends in *",
+    "not-agent": "print none of this agent; a prefix where it ends in *",
+    "not-type": "print none of this type; a prefix where it ends in *",
+    "text": "print only events with this text in their type or payload",
+    "where": "print only events whose payload is so, such as 'tokens > 1000'",
+}
 _WORDS = {
     Kind.TRUNCATED: "What this cursor asks for was pruned; going on from the oldest event kept.",
     Kind.RESET: "This cursor is of another history; going on a few minutes before its time.",
@@ -38,6 +48,10 @@ class Command(LogCommand):
         parser.add_argument(
             "--tenant", action="append", default=[], help="print this tenant's only; may repeat"
         )
+        for name, told in _FILTERS.items():
+            parser.add_argument(
+                f"--{name}", action="append", default=[], help=f"{told}; may repeat"
+            )
         parser.add_argument(
             "--cursor", default="latest", help="print from here on: a cursor, earliest, latest"
         )
@@ -53,6 +67,14 @@ class Command(LogCommand):
         try:
             everyone = Principal(id="operator", rights=frozenset(), everything=True)
             self.tenants: Tenants = everyone.choose(options["tenant"])
+            self.filter = Filter.of(
+                options["agent"],
+                options["type"],
+                not_agents=options["not_agent"],
+                not_types=options["not_type"],
+                texts=options["text"],
+                where=options["where"],
+            )
             self.shared = layer_is_shared(get_settings().channel_layer)
             # A database that is not there is said at once; one that goes away later is waited for.
             connections[get_settings().database].ensure_connection()
@@ -94,8 +116,8 @@ class Command(LogCommand):
         if self.options["quiet"]:
             await bus.start()
             await asyncio.Event().wait()
-        subscriber = await bus.subscribe(self.tenants, cursor=self.cursor)
-        colour = sys.stdout.isatty()
+        subscriber = await bus.subscribe(self.tenants, self.filter, self.cursor)
+        colour = colours_of(os.environ, sys.stdout.isatty())
         try:
             self.cursor = subscriber.cursor
             while True:
