@@ -21,6 +21,8 @@ class Proxy:
         self._passing: dict[asyncio.Task[None], float] = {}  # since when
         self._writers: list[asyncio.StreamWriter] = []
         self._loop = asyncio.new_event_loop()
+        self.refused = b""  # a connection that sends this is closed
+        self.unanswered = b""  # one that sends this passes nothing, from then on
         self.passed = 0  # bytes, both ways
         self.swallowed = 0
         self.port = 0
@@ -70,6 +72,11 @@ class Proxy:
             while data := await source.read(65_536):
                 if me in self._frozen:
                     self.swallowed += len(data)
+                    continue
+                if self.refused and self.refused in data:
+                    break
+                if self.unanswered and self.unanswered in data:
+                    self._frozen.add(asyncio.current_task())
                     continue
                 self.passed += len(data)
                 sink.write(data)

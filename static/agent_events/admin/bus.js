@@ -1,29 +1,54 @@
 // The admin's page of the bus: asks every two seconds how it does, and shows the answer.
 // While the tab is hidden nothing is asked; then it begins anew, with the past as the ledger has it.
 
-const page = document.querySelector(".bus-page");
+/**
+ * @typedef {[name: string, value: string, note: string]} Figure
+ * @typedef {{code: string, message: string, hint: string}} Problem
+ * @typedef {Record<string, [atMs: number, value: number | null][]>} Past
+ *
+ * @typedef {object} Now what the server answers
+ * @property {number | null} at_ms
+ * @property {string} advice
+ * @property {Problem[]} problems
+ * @property {Figure[]} figures
+ * @property {Record<string, number | null>} points
+ * @property {Record<string, string[][]>} tables
+ * @property {Past} [history]
+ */
+
+const page = /** @type {HTMLElement} */ (document.querySelector(".bus-page"));
 // By the page's own address of it, which a hashed name is in, whatever the storage does to imports.
-const { Chart } = await import(page.dataset.chart);
+/** @type {typeof import("./chart.js")} */
+const { Chart } = await import(page.dataset.chart ?? "");
 
 const EVERY_MS = 2_000;
 const PAUSE_MS = 1_000; // at least, where answers take long
 const LIMIT_MS = 10_000;
 
-const advice = document.getElementById("bus-advice");
-const error = document.getElementById("bus-error");
-const problems = document.getElementById("bus-problems");
-const figures = document.getElementById("bus-figures");
-const charts = [...page.querySelectorAll(".bus-chart")].map((figure) => ({
+const advice = byId("bus-advice");
+const error = byId("bus-error");
+const problems = byId("bus-problems");
+const figures = byId("bus-figures");
+const charts = Array.from(/** @type {NodeListOf<HTMLElement>} */ (page.querySelectorAll(".bus-chart")), (figure) => ({
   chart: new Chart(figure),
-  series: figure.dataset.series,
+  series: figure.dataset.series ?? "",
 }));
 
 let begun = false; // there is a past on the page
-let timer = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
+/** @type {AbortController | null} */
 let asking = null; // while a question is open
 let round = 0; // a loop of questions ends where another one has begun
+/** @type {Date | null} */
 let shownAt = null; // of when the figures on the page are
 
+/** @param {string} id @returns {HTMLElement} which the page has */
+function byId(id) {
+  return /** @type {HTMLElement} */ (document.getElementById(id));
+}
+
+/** @param {string} name @param {string} text */
 function element(name, text, className = "") {
   const made = document.createElement(name);
   made.textContent = text;
@@ -31,7 +56,7 @@ function element(name, text, className = "") {
   return made;
 }
 
-/** The past, as far as the ledger knows it; of what it does not, there is a gap. */
+/** The past, as far as the ledger knows it; of what it does not, there is a gap. @param {Past} history */
 function fill(history) {
   for (const { chart, series } of charts) {
     if (!(series in history)) {
@@ -43,15 +68,17 @@ function fill(history) {
   }
 }
 
+/** @param {string} table @param {string[][]} rows */
 function showRows(table, rows) {
   const made = rows.map((cells) => {
     const row = document.createElement("tr");
     row.append(...cells.map((cell) => element("td", cell)));
     return row;
   });
-  document.getElementById(`bus-${table}`).tBodies[0].replaceChildren(...made);
+  /** @type {HTMLTableElement} */ (byId(`bus-${table}`)).tBodies[0].replaceChildren(...made);
 }
 
+/** @param {Figure[]} found */
 function showFigures(found) {
   const boxes = found.map(([name, value, note]) => {
     const box = document.createElement("div");
@@ -63,6 +90,7 @@ function showFigures(found) {
   figures.replaceChildren(...boxes);
 }
 
+/** @param {Problem[]} found */
 function showProblems(found) {
   problems.hidden = !found.length;
   problems.replaceChildren(
@@ -74,6 +102,7 @@ function showProblems(found) {
   );
 }
 
+/** @param {Now} now */
 function show(now) {
   if (advice.textContent !== now.advice) advice.textContent = now.advice;
   advice.hidden = !now.advice;
@@ -91,7 +120,7 @@ function show(now) {
   shownAt = new Date();
 }
 
-/** Why there is no answer, in words. */
+/** Why there is no answer, in words. @param {Response} response */
 function why(response) {
   if (response.redirected || response.status === 403) {
     return "You are signed out, or may not see this any more: load the page again.";
@@ -99,8 +128,9 @@ function why(response) {
   return `The site answered ${response.status}: its database may be away.`;
 }
 
+/** @param {number} mine the round */
 async function ask(mine) {
-  const url = begun ? page.dataset.figures : `${page.dataset.figures}?history=1`;
+  const url = `${page.dataset.figures}${begun ? "" : "?history=1"}`;
   const limit = new AbortController();
   asking = limit;
   const late = setTimeout(() => limit.abort(), LIMIT_MS);
@@ -122,6 +152,7 @@ async function ask(mine) {
   error.textContent = words && `${words} Trying again every ${EVERY_MS / 1000} s.`;
 }
 
+/** @param {number} mine the round */
 async function run(mine) {
   const began = performance.now();
   await ask(mine).catch((failure) => {
@@ -142,3 +173,5 @@ function watch() {
 
 document.addEventListener("visibilitychange", watch);
 watch();
+
+export {}; // a module, to the compiler too

@@ -9,36 +9,44 @@ const RIGHT = 6;
 const TOP = 22;
 const BOTTOM = 18;
 
-/** A number as people read it: few digits, thousands apart. */
+/** @typedef {[atMs: number, value: number | null]} Point ms since 1970, and null where nobody knows */
+
+/** A number as people read it: few digits, thousands apart. @param {number} value */
 export function readable(value) {
   const digits = Math.abs(value) >= 100 || Number.isInteger(value) ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
-/** The top of an axis that has `value` on it, and does not twitch; half of it is a round number. */
+/**
+ * The top of an axis that has `value` on it, and does not twitch; half of it is a round number.
+ * @param {number} value
+ */
 function ceiling(value) {
   if (value <= 2) return 2;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [2, 4, 6, 8, 10].find((times) => times * power >= value) * power;
+  return ([2, 4, 6, 8].find((times) => times * power >= value) ?? 10) * power;
 }
 
+/** @param {string} name @param {Record<string, string | number>} attributes @param {string} [text] */
 function make(name, attributes, text) {
   const node = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, String(value));
   if (text !== undefined) node.textContent = text;
   return node;
 }
 
 export class Chart {
-  /** `figure` is a `.bus-chart` of the page; its unit and its title are there. */
+  /** @param {HTMLElement} figure a `.bus-chart` of the page; its unit and its title are there */
   constructor(figure) {
-    this.title = figure.querySelector("figcaption span").textContent;
-    this.unit = figure.dataset.unit;
-    this.now = figure.querySelector(".bus-now");
-    this.plot = figure.querySelector(".bus-plot");
-    this.body = figure.querySelector("tbody");
-    this.details = figure.querySelector("details");
-    this.points = []; // [ms since 1970, value or null where nobody knows], oldest first
+    const part = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (figure.querySelector(selector));
+    this.title = part("figcaption span").textContent;
+    this.unit = figure.dataset.unit ?? "";
+    this.now = part(".bus-now");
+    this.plot = part(".bus-plot");
+    this.body = part("tbody");
+    this.details = /** @type {HTMLDetailsElement} */ (part("details"));
+    /** @type {Point[]} oldest first */
+    this.points = [];
     this.details.addEventListener("toggle", () => this.tabulate());
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
@@ -54,7 +62,10 @@ export class Chart {
     if (last) this.points.push([last[0], null]);
   }
 
-  /** One more point, unless it is no later than the last; what is older than ten minutes goes. */
+  /**
+   * One more point, unless it is no later than the last; what is older than ten minutes goes.
+   * @param {number} atMs @param {number | null} value
+   */
   add(atMs, value) {
     const last = this.points[this.points.length - 1];
     if (last && (atMs < last[0] || (atMs === last[0] && last[1] !== null))) return;
@@ -64,21 +75,23 @@ export class Chart {
 
   /** Shows what it has. */
   draw() {
-    const known = this.points.filter(([, value]) => value !== null);
+    const known = this.points.flatMap(([, value]) => (value === null ? [] : [value]));
     const last = this.points.length ? this.points[this.points.length - 1][1] : null;
-    const highest = Math.max(0, ...known.map(([, value]) => value));
+    const highest = Math.max(0, ...known);
     this.now.textContent = last === null ? "–" : `${readable(last)} ${this.unit}`;
     const { width, height } = this.plot.getBoundingClientRect();
     if (width < LEFT + RIGHT || height < TOP + BOTTOM) return;
     const end = this.points.length ? this.points[this.points.length - 1][0] : Date.now();
     const most = ceiling(highest);
-    const x = (ms) => LEFT + ((ms - end + SPAN_MS) / SPAN_MS) * (width - LEFT - RIGHT);
-    const y = (value) => height - BOTTOM - (value / most) * (height - TOP - BOTTOM);
+    const x = (/** @type {number} */ ms) => LEFT + ((ms - end + SPAN_MS) / SPAN_MS) * (width - LEFT - RIGHT);
+    const y = (/** @type {number} */ value) => height - BOTTOM - (value / most) * (height - TOP - BOTTOM);
     const svg = make("svg", {
       viewBox: `0 0 ${width} ${height}`,
       role: "img",
       "aria-label": `${this.title}, the last ten minutes, in ${this.unit}: ` +
-        (known.length ? `now ${last === null ? "unknown" : readable(last)}, highest ${readable(highest)}` : "nothing yet"),
+        (known.length
+          ? `now ${last === null ? "unknown" : readable(last)}, highest ${readable(highest)}`
+          : "nothing yet"),
     });
     svg.append(make("text", { x: 0, y: 10 }, this.unit));
     for (const value of [0, most / 2, most]) {
@@ -88,7 +101,7 @@ export class Chart {
         make("text", { x: LEFT - 6, y: at + 4, "text-anchor": "end" }, readable(value)),
       );
     }
-    for (const [minutes, anchor] of [[10, "start"], [5, "middle"], [0, "end"]]) {
+    for (const [minutes, anchor] of /** @type {[number, string][]} */ ([[10, "start"], [5, "middle"], [0, "end"]])) {
       const words = minutes ? `${minutes} min ago` : "now";
       svg.append(make("text", { x: x(end - minutes * MINUTE_MS), y: height - 4, "text-anchor": anchor }, words));
     }
@@ -106,9 +119,10 @@ export class Chart {
 
   /** The points between two gaps, for each gap. */
   runs() {
+    /** @type {[atMs: number, value: number][][]} */
     const runs = [[]];
-    for (const point of this.points) {
-      if (point[1] !== null) runs[runs.length - 1].push(point);
+    for (const [ms, value] of this.points) {
+      if (value !== null) runs[runs.length - 1].push([ms, value]);
       else if (runs[runs.length - 1].length) runs.push([]);
     }
     return runs.filter((run) => run.length);
@@ -117,6 +131,7 @@ export class Chart {
   /** The same, a row a minute, newest first; only where somebody has opened it. */
   tabulate() {
     if (!this.details.open) return;
+    /** @type {Map<number, number[]>} */
     const minutes = new Map();
     for (const [ms, value] of this.points) {
       if (value === null) continue;
