@@ -5,7 +5,8 @@ import uuid
 from django.conf import settings
 from django.core.validators import MinLengthValidator
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Left, Now
 from django.utils.translation import gettext_lazy as _
 
 
@@ -55,6 +56,22 @@ class AgentEvent(models.Model):
         verbose_name = _("event")
         verbose_name_plural = _("events")
         ordering = ("-id",)
+        # (The other two are made with the table; sql/tables.sql.) Both are for `agents_now`: who
+        # waits for a person, and has their run ended since? Cut, for an entry of an index has a
+        # limit, and no INSERT fails for its payload.
+        indexes = (
+            models.Index(
+                fields=["tenant_id", "tx", "id"],
+                name="agent_events_human",
+                condition=models.Q(event_type__in=["needs_human", "escalation", "human.answered"]),
+            ),
+            models.Index(
+                models.F("tenant_id"),
+                Left(KeyTextTransform("run_id", "payload"), 200),
+                name="agent_events_run_end",
+                condition=models.Q(event_type__in=["run.finished", "run.failed"]),
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.event_type} #{self.pk}"

@@ -15,6 +15,7 @@ from agent_events.consumers import StreamConsumer
 from agent_events.cross_origin import CrossOrigin
 from agent_events.health import healthz, readyz
 from agent_events.metrics_door import metrics
+from agent_events.now_door import now
 
 # Any: ASGI applications, where the stubs of Django's path() expect views.
 _stream: Any = sse.stream
@@ -26,10 +27,12 @@ _docs: Any = spec_door.docs
 _healthz: Any = healthz
 _readyz: Any = readyz
 _metrics: Any = metrics
+_now: Any = now
 
 # Ready for a URLRouter. Each of them asks by itself who is there.
 http_urlpatterns = [
     path("api/agents/stream", _stream, name="agent_events_sse"),
+    path("api/agents/now", _now, name="agent_events_now"),
     path("api/agents/tokens", _tokens, name="agent_events_tokens"),
     path("api/agents/tickets", _tickets, name="agent_events_tickets"),
     path("api/agents/openapi.json", _openapi, name="agent_events_openapi"),

@@ -101,7 +101,7 @@ class Inline(NamedTuple):
         # A character is four bytes at most: events that are small together need no look at each.
         if size * 4 <= self.payload_bytes:
             return events
-        return [self._without(event) if self._is_large(event) else event for event in events]
+        return [self.without(event) if self._is_large(event) else event for event in events]
 
     def _is_large(self, event: Event) -> bool:
         size = len(event.json)
@@ -109,7 +109,8 @@ class Inline(NamedTuple):
             len(event.payload_text.encode()) > self.payload_bytes
         )
 
-    def _without(self, event: Event) -> Event:
+    def without(self, event: Event) -> Event:
+        """The event with its address in place of its payload."""
         _, end = event._type_and_end()
         payload = f'{event.json[end : end + _PAYLOAD]}null,"payloadHref":"{self.address}{event.id}"'
         rest = event.json[event.json.rindex(_CREATED) :]

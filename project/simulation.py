@@ -122,8 +122,10 @@ def tenant_story(
     rng = random.Random(f"{seed}/{tenant}/{start}")
     run_number = start
     busy: dict[uuid.UUID, Iterator[SimulatedEvent]] = {}
+    resting: dict[uuid.UUID, int] = {}  # and for how many events of the others
     while True:
-        agent = rng.choice(agents)
+        resting = {one: left - 1 for one, left in resting.items() if left > 1}
+        agent = rng.choice([one for one in agents if one.id not in resting] or agents)
         if agent.id not in busy:
             run_id = uuid.uuid5(NAMESPACE, f"{seed}/{tenant}/run/{run_number}")
             run_number += 1
@@ -132,7 +134,19 @@ def tenant_story(
         if event is None:
             del busy[agent.id]
         else:
+            resting[agent.id] = _rest(event.event_type, rng)
             yield event
+
+
+def _rest(event_type: str, rng: random.Random) -> int:
+    """How many events of others come before this agent goes on: people take their time."""
+    if event_type == "needs_human":
+        return rng.randint(10, 60)
+    if event_type == "tool.started" and rng.random() < 0.02:
+        return rng.randint(100, 300)  # something hangs
+    if event_type in ("run.finished", "run.failed"):
+        return rng.randint(0, 20)
+    return 0
 
 
 @dataclass
@@ -198,6 +212,7 @@ class _Run:
                 "output": output_tokens,
                 "total": input_tokens + output_tokens,
             },
+            cost_usd=round((input_tokens * 3 + output_tokens * 15) / 1e6, 6),
             duration_ms=duration_ms,
         )
 

@@ -16,7 +16,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from psycopg.sql import SQL, Identifier
 
-from agent_events import history
+from agent_events import agents_now, history
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST
 from project.embedded import EmbeddedPostgres
@@ -247,6 +247,9 @@ ANY = Filter()
         # A look at 5,000 events; those of a huge transaction cost four blocks each.
         (None, Filter.of(types=[RARE]), 25_000),
         ((TENANT,), Filter.of(types=[RARE]), 25_000),
+        (None, Filter.of(not_types=["x"], texts=[RARE], where=["a > 1"]), 25_000),
+        ((TENANT,), Filter.of(texts=[RARE]), 25_000),
+        ((TENANT, STRANGER), Filter.of(where=["a.b = 1"]), 25_000),
     ],
 )
 def test_a_page_of_history_touches_what_it_returns_or_stops(
@@ -305,24 +308,26 @@ def test_a_list_of_events_in_the_admin_touches_what_it_shows(
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "most"),
     [
-        "agentevent/500000/change/",
-        "batch/",
-        f"batch/?before={SMALL // 2}",
-        f"batch/?after={SMALL // 2}",
-        "batch/?until=2100-01-01T00:00",
-        f"batch/{SMALL // 2}/change/",
+        # With what its agent did around it: 10 events each way, among some thousands.
+        ("agentevent/500000/change/", 5_000),
+        ("batch/", 300),
+        (f"batch/?before={SMALL // 2}", 300),
+        (f"batch/?after={SMALL // 2}", 300),
+        ("batch/?until=2100-01-01T00:00", 300),
+        (f"batch/{SMALL // 2}/change/", 300),
+        ("tenant/", 300),
     ],
 )
 def test_an_event_and_the_ledger_in_the_admin_are_found_by_an_index(
-    looker: Looker, path: str
+    looker: Looker, path: str, most: int
 ) -> None:
     def look() -> None:
         assert looker.root.get(f"/admin/agent_events/{path}").status_code == 200
 
     done = looker.touched(look)
-    assert done.blocks < 300
+    assert done.blocks < most
     assert done.scans == []
 
 
@@ -357,3 +362,36 @@ def test_200_000_rows_rolled_back_do_not_slow_the_appends_after_them(
     for _ in range(3):
         assert append_one() <= usual + 10
     assert buffers(connection, "agent_events_append()") <= 10
+
+
+def test_a_look_at_agents_touches_what_it_returns(grown: Grown) -> None:
+    """Questions to people come from an index of their own, of one tenant and of all."""
+    grown.other.execute(
+        "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
+        " SELECT %s, %s, 'needs_human', jsonb_build_object('run_id', i)"
+        "   FROM generate_series(1, 300) AS i",
+        [TENANT, TENANT],
+    )
+    grown.other.execute(INSERT, [TENANT, TENANT, agents_now.MOST_EVENTS + 1])
+    ((head,),) = grown.other.execute("SELECT n FROM agent_events_append()").fetchall()
+    wanted, most = [TENANT, STRANGER], agents_now.MOST_EVENTS
+    looks: list[tuple[str, list[Any], int]] = [
+        (agents_now._HUMAN, [wanted, agents_now.MOST_HUMAN, None, None, None, None], 3_000),
+        (agents_now._TENANTS, [], 60),
+        (agents_now._LOOK, [wanted, head + 1, most, None, None], 6 * most),
+    ]
+    for query, params, blocks in looks:
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}".encode()
+        ((found,),) = grown.old.execute(explain, params).fetchall()
+        plan = found[0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < blocks
+        scans = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+        assert query == agents_now._LOOK or "agent_events_human" in scans
+        read = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
+        assert "agent_events" not in read
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)

@@ -71,7 +71,7 @@ def dsn(postgres: EmbeddedPostgres) -> Iterator[str]:
 def take_over(connection: Connection) -> None:
     """What migrations 0001 and 0002 run."""
     with connection.transaction():
-        for name in ("take_over", "tables", "append", "read", "ring"):
+        for name in ("take_over", "tables", "append", "read", "pages", "ring"):
             connection.execute(load(name, "public"))
 
 
@@ -123,7 +123,9 @@ def test_a_seeds_table_becomes_the_log_without_being_rewritten(dsn: str, connect
             " UNION ALL SELECT proname FROM pg_proc WHERE proname = 'notify_agent_event'"
         ).fetchall() == [("agent_events_ring",)]
         assert {name for name, _ in indexes(owner)} == {
+            "agent_events_human",
             "agent_events_pkey",
+            "agent_events_run_end",
             "agent_events_tenant_tx_id",
             "agent_events_tx_id",
             "mine",
