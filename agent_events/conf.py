@@ -75,6 +75,10 @@ class Settings:
     sse_recycle_s: float = 900.0
     """An SSE response ends after this time."""
 
+    export_bytes: int = 33_554_432
+    """A downloaded file ends after so many bytes, and says where to go on: the bound on what a
+    server without back-pressure holds for a client that does not read."""
+
     metrics_token: str = ""
     """Whoever sends it (`Authorization: Bearer`) may see `/metrics`. Empty: superusers alone."""
 

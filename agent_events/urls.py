@@ -5,12 +5,13 @@ The streams: routing.py.
 
 from django.urls import path
 
-from agent_events import api, views
+from agent_events import api, export_door, views
 
 app_name = "agent_events"
 
 urlpatterns = [
     path("", views.feed, name="feed"),
+    path("api/agents/export", export_door.export, name="export"),
     path("api/agents/events", api.events, name="events"),
     path("api/agents/events/<str:event_id>", api.event, name="event"),
 ]

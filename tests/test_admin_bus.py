@@ -389,3 +389,32 @@ def test_it_fits_a_phone(bus: Page) -> None:
         }).length"""
     )
     assert cut == 0
+
+
+def test_the_filters_of_the_events_leave_a_phones_first_screen_to_the_events(
+    bus: Page, running: tuple[Server, str]
+) -> None:
+    server, dsn = running
+    with psycopg.connect(dsn, autocommit=True) as database:
+        for _ in range(3):
+            database.execute(
+                "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
+                " VALUES (gen_random_uuid(), gen_random_uuid(), 'on.a.phone', '{}')"
+            )
+    events = f"{server.url}/admin/agent_events/agentevent/"
+    field, row = bus.get_by_label("Type:"), bus.locator("#result_list tbody tr").first
+    bus.set_viewport_size({"width": 390, "height": 800})
+    bus.goto(events)
+    expect(field).not_to_be_visible()
+    expect(row).to_be_in_viewport()
+    expect(row.locator(".bus-type")).to_be_in_viewport()
+    bus.get_by_text("Filters", exact=True).click()
+    field.fill("on.a.*")
+    bus.get_by_role("button", name="Show").click()
+    expect(row).to_contain_text("on.a.phone")
+    expect(field).to_be_visible()  # what filters is not hidden
+    assert bus.evaluate("document.documentElement.scrollWidth") == 390
+    bus.set_viewport_size({"width": 1440, "height": 800})
+    bus.goto(events)
+    expect(field).to_be_visible()
+    expect(bus.get_by_text("Filters", exact=True)).not_to_be_visible()

@@ -245,16 +245,22 @@ def for_schemathesis(site: Site) -> dict[str, Any]:
     Tenants are those of the site: any others are all a 404. The attributes of a CloudEvent in
     binary mode are left out: they are headers, and it would send them with bodies of the other
     forms, where they mean nothing. So is the most that a list in a URL may hold: Daphne hangs up on
-    a URL of 16 KiB, before anything of ours sees it.
+    a URL of 16 KiB, before anything of ours sees it. And what no schema can say: the grammar of
+    `where`, and that there is an `at` or a `cursor`.
     """
     text = site.get("/api/agents/openapi.json").text
     document: dict[str, Any] = json.loads(text.replace(TENANT, site.tenant))
     own: dict[str, Any] = {"enum": [site.tenant, site.other]}
     events = document["paths"]["/api/agents/events"]
-    for parameter in events["get"]["parameters"]:
-        parameter["schema"].pop("maxItems", None)
-        if parameter["name"] == "tenant":
-            parameter["schema"]["items"] = own
+    for address in ("events", "export", "now"):
+        reading = document["paths"][f"/api/agents/{address}"]["get"]
+        reading["parameters"] = [
+            one for one in reading["parameters"] if one["name"] not in ("at", "where")
+        ]
+        for parameter in reading["parameters"]:
+            parameter["schema"].pop("maxItems", None)
+            if parameter["name"] == "tenant":
+                parameter["schema"]["items"] = own
     for name, field in {
         "NewEvent": "tenantId",
         "CloudEvent": "tenantid",

@@ -38,27 +38,27 @@ OWN, FOREIGN = "own", "foreign"
 # that differs. `ws` is the WebSocket: `in`, it says hello, or its close code. For whoever has no
 # tenant both are another's. `restricted` may see the agent of `event`, and no other.
 TABLE = """
-                page    sse     ws      history event   hidden  publish tokens  tickets metrics
-nobody          302     401     4401    401     401     401     401     401     401     401
-member          200/404 200/404 in/4404 200/404 200/404 200/404 403     201/404 201     403
-no member       404     404     4404    404     404     404     403     404     201     403
-staff           404     404     4404    404     404     404     403     404     201     403
-superuser       200     200     in      200     200     200     201     201     201     200
-inactive        302     401     4401    401     401     401     401     401     401     401
-key: publish    403     403     4403    403     403     403     201/404 403     403     403
-key: subscribe  200/404 200/404 in/4404 200/404 200/404 200/404 403     201/404 201     403
-key: both       200/404 200/404 in/4404 200/404 200/404 200/404 201/404 201/404 201     403
-expired key     302     401     4401    401     401     401     401     401     401     401
-revoked key     302     401     4401    401     401     401     401     401     401     401
-token           200/404 200/404 in/4404 200/404 200/404 200/404 403     403     201     403
-restricted      200/404 200/404 in/4404 200/404 200/404 404     403     403     201     403
-token in cookie 200/404 200/404 in/4404 200/404 200/404 200/404 403     403     201     403
-expired token   302     401     4401    401     401     401     401     401     401     401
-ticket          302     200/404 in/4404 401     401     401     401     401     401     401
-used ticket     302     401     4401    401     401     401     401     401     401     401
-garbage         302     401     4401    401     401     401     401     401     401     401
-metrics token   302     401     4401    401     401     401     401     401     401     200
-"""
+                page    sse     ws      history export  now     event   hidden  publish tokens  tickets metrics
+nobody          302     401     4401    401     401     401     401     401     401     401     401     401
+member          200/404 200/404 in/4404 200/404 200/404 200/404 200/404 200/404 403     201/404 201     403
+no member       404     404     4404    404     404     404     404     404     403     404     201     403
+staff           404     404     4404    404     404     404     404     404     403     404     201     403
+superuser       200     200     in      200     200     200     200     200     201     201     201     200
+inactive        302     401     4401    401     401     401     401     401     401     401     401     401
+key: publish    403     403     4403    403     403     403     403     403     201/404 403     403     403
+key: subscribe  200/404 200/404 in/4404 200/404 200/404 200/404 200/404 200/404 403     201/404 201     403
+key: both       200/404 200/404 in/4404 200/404 200/404 200/404 200/404 200/404 201/404 201/404 201     403
+expired key     302     401     4401    401     401     401     401     401     401     401     401     401
+revoked key     302     401     4401    401     401     401     401     401     401     401     401     401
+token           200/404 200/404 in/4404 200/404 200/404 200/404 200/404 200/404 403     403     201     403
+restricted      200/404 200/404 in/4404 200/404 200/404 200/404 200/404 404     403     403     201     403
+token in cookie 200/404 200/404 in/4404 200/404 200/404 200/404 200/404 200/404 403     403     201     403
+expired token   302     401     4401    401     401     401     401     401     401     401     401     401
+ticket          302     200/404 in/4404 401     401     401     401     401     401     401     401     401
+used ticket     302     401     4401    401     401     401     401     401     401     401     401     401
+garbage         302     401     4401    401     401     401     401     401     401     401     401     401
+metrics token   302     401     4401    401     401     401     401     401     401     401     401     200
+"""  # noqa: E501
 
 # The same for everybody but those named: what asks nobody, and the admin, which asks Django.
 OPEN = {
@@ -95,8 +95,10 @@ ADDRESSES = {
     "sse": "agent_events_sse",
     "ws": "agent_events_websocket",
     "history": "agent_events:events",
+    "export": "agent_events:export",
     "event": "agent_events:event",
     "hidden": "agent_events:event",
+    "now": "agent_events_now",
     "publish": "agent_events:events",
     "tokens": "agent_events_tokens",
     "tickets": "agent_events_tickets",
@@ -180,6 +182,8 @@ class Site:
             "history": ("GET", f"/api/agents/events?{query}", None),
             "event": ("GET", f"/api/agents/events/{self.events[which, AGENT]}?{query}", None),
             "hidden": ("GET", f"/api/agents/events/{self.events[which, OTHER_AGENT]}", None),
+            "export": ("GET", f"/api/agents/export?{query}", None),
+            "now": ("GET", f"/api/agents/now?{query}", None),
             "publish": ("POST", "/api/agents/events", event),
             "tokens": ("POST", "/api/agents/tokens", {"tenant": tenant}),
             "tickets": ("POST", "/api/agents/tickets", {}),

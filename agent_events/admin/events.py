@@ -1,8 +1,6 @@
 """The events in the admin, in the ledger's order: a list that is a bounded look, and one event."""
 
-from datetime import datetime
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 import psycopg
 from django.contrib import admin
@@ -10,22 +8,20 @@ from django.db import Error, transaction
 from django.db.models import F, Func, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from agent_events import history
 from agent_events.admin import looks
+from agent_events.admin.exports import ExportActions
 from agent_events.admin.forms import EventsForm
-from agent_events.admin.read_only import ReadOnlyAdmin
+from agent_events.admin.related import related_to, run_of
+from agent_events.admin.rows import LivePage, names_of, rows_of, short
 from agent_events.conf import get_settings
 from agent_events.errors import WrongDatabase
-from agent_events.models import AgentEvent, Batch, Tenant
+from agent_events.models import AgentEvent, Batch
 from agent_events.wire import Event
-
-PAYLOAD_CHARS = 120
-"""What a list shows of a payload."""
 
 _LINKS = EventsForm.PLACES
 _NOTICES = {
@@ -34,26 +30,12 @@ _NOTICES = {
 }
 
 
-class Row(NamedTuple):
-    """An event of the list; `batch` is None where it waits for one."""
-
-    id: int
-    batch: int | None
-    closed_at: str
-    created_at: str
-    type: str
-    tenant_id: str
-    agent_id: str
-    payload: str
-    tenant_name: str = ""
-
-
 @admin.register(AgentEvent)
-class AgentEventAdmin(ReadOnlyAdmin):
+class AgentEventAdmin(ExportActions):
     """The log, read-only: events are inserted by producers and never changed."""
 
     list_template = "agent_events/admin/events.html"
-    change_form_template = "agent_events/admin/one.html"
+    change_form_template = "agent_events/admin/event.html"
     fields = (
         "id",
         "place_text",
@@ -90,20 +72,33 @@ class AgentEventAdmin(ReadOnlyAdmin):
                 raise
             told = error.__cause__.diag
             return context | {"refused": f"{told.message_primary}. {told.message_hint or ''}"}
-        base = {k: v for k, v in request.GET.items() if v and k in form.fields and k not in _LINKS}
+        base = {
+            k: [value for value in given if value]
+            for k, given in request.GET.lists()
+            if any(given) and k in form.fields and k not in _LINKS
+        }
         ended = look.ended
         return context | {
-            "rows": _rows(look),
+            "rows": rows_of([*look.waiting, *look.events], LivePage(request)),
+            "export_all": self._export_all(asked),
+            "export_actions": self.get_action_choices(request, default_choices=[]),
             "waits": bool(look.waiting),
             "newest": None if look.newer is None else self.list_url(**base),
             "newer": look.newer and self.list_url(**base, after=look.newer),
             "older": look.older and self.list_url(**base, before=look.older),
-            "ended_at": ended and _short(looks.closed_at(ended)),
+            "ended_at": ended and short(looks.closed_at(ended)),
             "ended_batch": ended and ended.position.last_batch,
             "passed": f"{look.passed:,}" if look.passed else "",
             "from_head": not any(asked[k] for k in (*_LINKS, "until", "batch")),
             "notice": _NOTICES.get(look.notice, ""),
         }
+
+    @staticmethod
+    def _export_all(asked: dict[str, Any]) -> Any:
+        """What "all" is, for whoever exports from here."""
+        if asked["before"]:
+            return _("All from here back")
+        return _("All that match")
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
         """The event, with its place in the log's order as `placed`."""
@@ -124,7 +119,9 @@ class AgentEventAdmin(ReadOnlyAdmin):
         if placed is None:
             return []
         here = {"around": placed.cursor}
+        live = LivePage(request).of(str(row.tenant_id), placed.id)
         ways: list[tuple[Any, str]] = [
+            *([(_("On the live page"), live)] if live else []),
             (_("Around it"), self.list_url(**here)),
             (_("This tenant around it"), self.list_url(**here, tenant=row.tenant_id)),
             (
@@ -136,12 +133,29 @@ class AgentEventAdmin(ReadOnlyAdmin):
             ways.append((_("Its batch"), self.url("change", placed.batch, model=Batch)))
         return ways
 
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        """With what stands around it, where it has a place in the log."""
+        placed: Event | None = obj.placed
+        if placed is not None:
+            run = run_of(placed.id, get_settings().database)
+            context["related"] = related_to(placed, run, LivePage(request), self.list_url)
+            context["sees_ledger"] = self.may_view(request, Batch)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
     @admin.display(description=_("batch"))
     def place_text(self, event: Any) -> str:
         """Its batch, or why it has none."""
         placed: Event | None = event.placed
         if placed is not None:
-            return f"{placed.batch} ({_short(looks.closed_at(placed))})"
+            return f"{placed.batch} ({short(looks.closed_at(placed))})"
         if looks.is_waiting(event.tx):
             return str(_("None yet: nobody has closed the batch that will hold it."))
         return str(_("None any more: its batch was pruned."))
@@ -160,7 +174,7 @@ class AgentEventAdmin(ReadOnlyAdmin):
     @admin.display(description=_("tenant"))
     def tenant_text(self, event: AgentEvent) -> str:
         """The tenant's id, and its name if it has one."""
-        name = _names([event.tenant_id]).get(event.tenant_id)
+        name = names_of([event.tenant_id]).get(event.tenant_id)
         return f"{event.tenant_id} ({name})" if name else str(event.tenant_id)
 
     @admin.display(description=_("payload"))
@@ -182,41 +196,3 @@ def _look(asked: dict[str, Any]) -> looks.Look:
     if asked["after"]:
         return search.newer_than(asked["after"])
     return search.older_than(asked["before"])
-
-
-def _rows(look: looks.Look) -> list[Row]:
-    rows = [
-        Row(w.id, None, "", _created(w.created_at), w.type, w.tenant_id, w.agent_id, "")
-        for w in look.waiting
-    ] + [
-        Row(
-            e.id,
-            e.batch,
-            _short(looks.closed_at(e)),
-            _created(e.created_at),
-            e.type,
-            e.tenant_id,
-            e.agent_id,
-            e.payload_text[: PAYLOAD_CHARS + 1],
-        )
-        for e in look.events
-    ]
-    names = _names({UUID(row.tenant_id) for row in rows})
-    return [row._replace(tenant_name=names.get(UUID(row.tenant_id), "")) for row in rows]
-
-
-def _names(ids: Any) -> dict[UUID, str]:
-    tenants = Tenant.objects.filter(pk__in=list(ids))
-    return dict(tenants.values_list("id", "name"))
-
-
-def _created(text: str) -> str:
-    """RFC 3339 as a time of this site; as it is where Python has no such time."""
-    try:
-        return _short(datetime.fromisoformat(text))
-    except ValueError:
-        return text or "infinite"
-
-
-def _short(time: datetime) -> str:
-    return timezone.localtime(time).isoformat(" ", "milliseconds")[:23]

@@ -34,13 +34,29 @@ def _number(label: Any, least: int = 0) -> forms.IntegerField:
     )
 
 
-def _text(label: Any, hint: Any) -> forms.CharField:
+def _text(label: Any, hint: Any, widget: Any = forms.TextInput) -> forms.CharField:
     return forms.CharField(
         required=False,
         label=label,
         max_length=2_000,
-        widget=forms.TextInput(attrs={"placeholder": hint, "autocomplete": "off"}),
+        widget=widget(attrs={"placeholder": hint, "autocomplete": "off"}),
     )
+
+
+class Lines(forms.Textarea):
+    """A line each, in one field or in several of the same name, as in the live page's address."""
+
+    def __init__(self, attrs: dict[str, Any]) -> None:
+        super().__init__({"rows": "1", "cols": "24", "spellcheck": "false", **attrs})
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> str:
+        """All of them, joined."""
+        given = data.getlist(name) if hasattr(data, "getlist") else [data.get(name) or ""]
+        return "\n".join(given)
+
+
+def _entries(cleaned: dict[str, Any], name: str, between: str) -> list[str]:
+    return (cleaned.get(name) or "").split(between)
 
 
 class EventsForm(forms.Form):
@@ -49,6 +65,8 @@ class EventsForm(forms.Form):
     tenant = _text(_("Tenant"), _("id or name"))
     agent = _text(_("Agent"), _("id, or its beginning and *"))
     type = _text(_("Type"), _("tool.*, error"))
+    text = _text(_("Text in type or payload"), _("a line each"), Lines)
+    where = _text(_("Where in the payload"), _("tokens > 1000, a line each"), Lines)
     since = _time(_("Since"))
     until = _time(_("Until"))
     batch = _number(_("Batch"), least=1)
@@ -84,18 +102,33 @@ class EventsForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         """With `filter`; and with cursors that are cursors."""
         cleaned: dict[str, Any] = super().clean() or {}
-        try:
-            cleaned["filter"] = Filter.of(
-                cleaned.get("agent", "").split(","), cleaned.get("type", "").split(",")
-            )
-        except InvalidFilter as error:
-            raise ValidationError(str(error)) from error
+        for name, given in self._given(cleaned).items():
+            try:
+                Filter.of(**given)
+            except InvalidFilter as error:
+                self.add_error(name, str(error))
+        if not self.errors:
+            merged: dict[str, Any] = {}
+            for given in self._given(cleaned).values():
+                merged |= given
+            cleaned["filter"] = Filter.of(**merged)
         for place in self.PLACES:
             try:
                 Cursor.parse(cleaned[place]) if cleaned.get(place) else None
             except InvalidCursor as error:
                 raise ValidationError(str(error)) from error
         return cleaned
+
+    @staticmethod
+    def _given(cleaned: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+        """By field, what it gives a filter: each is tried alone, so that its error stands there."""
+        given = {
+            "agent": {"agents": _entries(cleaned, "agent", ",")},
+            "type": {"types": _entries(cleaned, "type", ",")},
+            "text": {"texts": _entries(cleaned, "text", "\n")},
+            "where": {"where": _entries(cleaned, "where", "\n")},
+        }
+        return {name: one for name, one in given.items() if any(map(any, one.values()))}
 
 
 class LedgerForm(forms.Form):

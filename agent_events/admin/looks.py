@@ -1,20 +1,20 @@
 """Bounded looks at the log, as the admin shows them: a page, and where it ends.
 
-The same pages as everybody reads (`history`), in the ledger's order. With a filter by agent or
-type, which no index finds, a look ends after some thousands of events and says how far it came.
+The same pages as everybody reads (`history`), in the ledger's order. With a filter by anything but
+the tenant, which no index finds, a look ends after some thousands of events and says how far it
+came.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connections
 
 from agent_events import history
 from agent_events.conf import get_settings
 from agent_events.filters import Filter
-from agent_events.log import CREATED_SQL
 from agent_events.models import Batch
 from agent_events.position import LATEST, Cursor, Position
 from agent_events.wire import Event
@@ -24,31 +24,27 @@ PAGE_EVENTS = 100
 MOST_WAITING = 20
 """Events in no batch that are shown, of the newest WAITING_LOOKS."""
 WAITING_LOOKS = 200
+WAITING_BYTES = 65_536
+"""A larger payload of an event in no batch is left out, and not looked into."""
 
-# By the primary key, or a tenant's by its index; without payloads, which may be of any size.
+# By the primary key, or a tenant's by its index.
 _WAITING = f"""
-    SELECT e.id, {CREATED_SQL}, e.tenant_id::text, e.agent_id::text, e.event_type
-      FROM (SELECT id, created_at, tenant_id, agent_id, event_type, tx FROM agent_events
-             {{}} LIMIT %s) AS e
+    SELECT e.id, agent_events_json(e.id, e.tenant_id, e.agent_id, e.event_type,
+               CASE WHEN pg_column_size(e.payload) <= {WAITING_BYTES} THEN e.payload
+                    ELSE 'null' END, e.created_at)
+      FROM (SELECT id, created_at, tenant_id, agent_id, event_type, payload, tx
+              FROM agent_events {{}} LIMIT %s) AS e
      CROSS JOIN (SELECT seen FROM agent_event_batches ORDER BY n DESC LIMIT 1) AS head
      WHERE NOT pg_visible_in_snapshot(e.tx, head.seen) ORDER BY e.id DESC
 """
 _OF_ALL = "ORDER BY id DESC"
-_OF_TENANT = "WHERE tenant_id = %s ORDER BY tx DESC, id DESC"
+# (A range of one, so that no plan goes by another index, past all other tenants' events.)
+_OF_TENANT = """WHERE tenant_id >= %s AND tenant_id <= %s
+                 ORDER BY tenant_id DESC, tx DESC, id DESC"""
 _IS_WAITING = """
     SELECT NOT pg_visible_in_snapshot(%s::xid8, seen)
       FROM agent_event_batches ORDER BY n DESC LIMIT 1
 """
-
-
-class Waiting(NamedTuple):
-    """An event that was committed and is in no batch yet: nobody has been shown it."""
-
-    id: int
-    created_at: str
-    tenant_id: str
-    agent_id: str
-    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,8 @@ class Look:
     """A page of events, newest first, and the points on either side of it.
 
     `older` and `newer` are None where nothing is there. `passed`: how many events of the log were
-    passed, at least, by a look that ended early at `ended`; else `ended` is None.
+    passed, at least, by a look that ended early at `ended`; else `ended` is None. `waiting`: events
+    that were committed and are in no batch yet, of batch 0 here: nobody has been shown them.
     """
 
     events: list[Event]
@@ -95,7 +92,7 @@ class Look:
     ended: Cursor | None = None
     passed: int = 0
     notice: str = ""
-    waiting: list[Waiting] = field(default_factory=list)
+    waiting: list[Event] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -129,7 +126,7 @@ class Search:
             walk.start if walk.other_way and not first_page else None,
             notice=walk.notice,
             # What got its batch meanwhile is in the log already.
-            waiting=[row for row in waiting if all(row.id != e.id for e in walk.events)],
+            waiting=[one for one in waiting if all(one.id != e.id for e in walk.events)],
         )
         return self._told(look, walk, PAGE_EVENTS)
 
@@ -155,11 +152,25 @@ class Search:
             notice=back.notice,
         )
 
-    def _walk(self, cursor: str, newest_first: bool, limit: int) -> _Walk:
+    def before(self, event: Event, limit: int, looks: int) -> Look:
+        """The nearest before an event, newest first, by so many looks. Raises as `history.read`."""
+        # Backwards from the point behind it, it comes first, if it is one of those looked for.
+        walk = self._walk(event.cursor, True, limit + 1, looks)
+        walk.events = [one for one in walk.events if one.id != event.id][:limit]
+        older = walk.end if walk.more else None
+        return self._told(Look(walk.events, older, None, notice=walk.notice), walk, limit)
+
+    def after(self, event: Event, limit: int, looks: int) -> Look:
+        """The nearest after an event, newest first, by so many looks. Raises as `history.read`."""
+        walk = self._walk(event.cursor, False, limit, looks)
+        newer = walk.end if walk.more else None
+        return self._told(Look(walk.events[::-1], None, newer, notice=walk.notice), walk, limit)
+
+    def _walk(self, cursor: str, newest_first: bool, limit: int, looks: int = 0) -> _Walk:
         tenants = None if self.tenant is None else (self.tenant,)
         bound = self.span.first if newest_first else self.span.last
         walk: _Walk | None = None
-        for _look in range(history.MOST_LOOKS):
+        for _look in range(looks or history.MOST_LOOKS):
             wanted = limit - (len(walk.events) if walk else 0)
             page = history.read(
                 tenants, self.filter, cursor, newest_first=newest_first, limit=wanted
@@ -190,11 +201,11 @@ class Search:
             look.passed = _events_between(walk.start.position, walk.end.position)
         return look
 
-    def _waiting(self) -> list[Waiting]:
-        order, args = (_OF_ALL, []) if self.tenant is None else (_OF_TENANT, [self.tenant])
+    def _waiting(self) -> list[Event]:
+        order, args = (_OF_ALL, []) if self.tenant is None else (_OF_TENANT, [self.tenant] * 2)
         rows = _rows(_WAITING.format(order), [*args, WAITING_LOOKS])
-        found = [Waiting(*row) for row in rows]
-        return [row for row in found if self.filter.matches(row.agent_id, row.type)][:MOST_WAITING]
+        found = [Event(0, 0, id_, text) for id_, text in rows]
+        return [one for one in found if self.filter.matches(one)][:MOST_WAITING]
 
 
 def is_waiting(tx: str) -> bool:

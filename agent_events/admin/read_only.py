@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
@@ -23,7 +23,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
     gives `listed` what its own `list_template` shows.
     """
 
-    actions = None
+    actions: Any = None
     list_template: str
 
     def listed(self, request: HttpRequest) -> dict[str, Any] | HttpResponse:
@@ -36,8 +36,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
         """The list; 403 without the view permission."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        if request.method == "POST" and self.actions:
+            # (Where the action had nothing to do, the list says so.)
+            done = self.response_action(request, self.get_queryset(request))
+            return done or HttpResponseRedirect(request.get_full_path())
         if request.method not in ("GET", "HEAD"):
-            return HttpResponseNotAllowed(["GET", "HEAD"])
+            return HttpResponseNotAllowed(["GET", "HEAD", *(["POST"] if self.actions else [])])
         found = self.listed(request)
         if isinstance(found, HttpResponse):
             return found
@@ -83,9 +87,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
         return reverse(name, args=args, current_app=self.admin_site.name)
 
     def list_url(self, model: type[Model] | None = None, /, **query: Any) -> str:
-        """The address of the list of this model, or of another one, with a query."""
+        """The address of the list of this model, or of another one, with a query.
+
+        A list is a name that is there several times.
+        """
         url = self.url("changelist", model=model)
-        return f"{url}?{urlencode(query)}" if query else url
+        return f"{url}?{urlencode(query, doseq=True)}" if query else url
 
     def may_view(self, request: HttpRequest, model: type[M]) -> bool:
         """Is there a page of this model here, and may they open it?"""

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from agent_events.conf import Settings
-from agent_events.contract import granting, pieces, reading, running, writing
+from agent_events.contract import exporting, glancing, granting, pieces, reading, running, writing
 from agent_events.contract.schemas import VERSION, cursor, event
 from agent_events.credentials import TOKEN_COOKIE
 
@@ -42,6 +42,7 @@ def document(name: str, settings: Settings, pages: str = "") -> dict[str, Any]:
                 "Cursor": cursor(),
                 "Event": event(),
                 **reading.schemas(),
+                **glancing.schemas(settings),
                 **writing.schemas(settings),
                 **granting.schemas(settings),
                 **running.schemas(),
@@ -58,6 +59,8 @@ def _paths(settings: Settings, pages: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for part in (
         reading.paths(settings, pages),
+        exporting.paths(settings, pages),
+        glancing.paths(),
         writing.paths(settings),
         granting.paths(settings),
         running.paths(),
