@@ -1,6 +1,7 @@
 """The live page: the newest events of the log, and the cursor from which its stream goes on."""
 
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from functools import wraps
@@ -17,26 +18,33 @@ from django.template.loader import render_to_string
 from django.urls import get_script_prefix
 from django.views.decorators.http import require_safe
 
-from agent_events import history
+from agent_events import first_page, history
 from agent_events.access import admit_request
 from agent_events.credentials import user_of
 from agent_events.errors import (
     AgentEventsError,
+    InvalidCursor,
     InvalidFilter,
+    InvalidQuery,
     NotSignedIn,
     RightLacking,
     WrongDatabase,
 )
-from agent_events.filters import Filter
 from agent_events.principals import Principal, Right, TenantRef
 from agent_events.problems import trouble_of
+from agent_events.requests import filter_of
+from agent_events.window import Tenants
+from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
-ROWS = 100
 AGAIN_S = 10
 """The page that says that there is nothing to show loads itself again after this time."""
 STREAM_PATH = "ws/agents/stream"
+SSE_PATH = "api/agents/stream"
+NOW_PATH = "api/agents/now"
+EXPORT_PATH = "api/agents/export"
+_MOST_ID = 2**63 - 1
 SAMPLE_AGENT = "5eed0000-0000-4000-8000-000000000001"
 
 # Payloads are agents' words, hence hostile: nothing inline runs, and no other site frames the page.
@@ -79,9 +87,10 @@ def _safe(response: HttpResponse) -> HttpResponse:
 def feed(request: HttpRequest) -> HttpResponse:
     """The live feed of one tenant, or of all for a superuser.
 
-    Query: `tenant` (a UUID; left out: the first one, or all for a superuser), `agent` and `type`
-    (exact or with a trailing `*`; several by repeating or with commas). A tenant that is not the
-    user's is a 404, like one that does not exist. Whoever is not signed in is led to LOGIN_URL.
+    Query: `tenant` (a UUID; left out: the first one, or all for a superuser), the filter's names as
+    on every door, `at` (a cursor or an RFC 3339 time: the rows end there), `event` (an id: it is
+    opened among its neighbours). A tenant that is not the user's is a 404, like one that does not
+    exist; so is an event, with the newest rows. Whoever is not signed in is led to LOGIN_URL.
     """
     try:
         principal = admit_request(request, Right.SUBSCRIBE)
@@ -101,7 +110,7 @@ def feed(request: HttpRequest) -> HttpResponse:
     else:
         try:
             context = _page(request, principal, tenant_id)
-        except InvalidFilter as error:
+        except (InvalidCursor, InvalidFilter, InvalidQuery) as error:
             return _refusal(400, error)
         except RightLacking as error:
             return _refusal(403, error)
@@ -114,7 +123,8 @@ def feed(request: HttpRequest) -> HttpResponse:
             "sample_tenant": tenant_id or (tenants[0].id if tenants else None),
             "sample_agent": SAMPLE_AGENT,
         }
-    return _safe(render(request, "agent_events/feed.html", context))
+    status = 404 if context.get("missing") else 200
+    return _safe(render(request, "agent_events/feed.html", context, status=status))
 
 
 def _refusal(status: int, error: AgentEventsError) -> HttpResponse:
@@ -125,29 +135,49 @@ def _refusal(status: int, error: AgentEventsError) -> HttpResponse:
 def _page(
     request: HttpRequest, principal: Principal, tenant_id: uuid.UUID | None
 ) -> dict[str, Any]:
-    """The newest events that match and that they may see, and how the stream goes on after them.
+    """The events that match and that they may see, and how the stream goes on after them.
 
-    Raises InvalidFilter, and RightLacking for a filter beyond what they may see.
+    Raises InvalidCursor, InvalidFilter, and RightLacking for a filter beyond what they may see.
     """
-    agents, types = _words(request, "agent"), _words(request, "type")
-    chosen = [] if tenant_id is None else [tenant_id]
-    seen = principal.filter(Filter.of(agents, types))
-    snapshot = history.latest(chosen or None, agents=seen.agents, types=seen.types, limit=ROWS)
-    query = {"tenant": chosen, "agent": agents, "type": types}
+    tenants = None if tenant_id is None else (str(tenant_id),)
+    asked = filter_of(dict(request.GET.lists()))
+    filter = principal.filter(asked)
+    at, opened = request.GET.get("at", "").strip(), request.GET.get("event", "").strip()
+    event = _event(opened, tenants, principal) if opened else None
+    if event is not None:
+        rows = first_page.around(tenants, filter, event)
+    elif at:
+        rows = first_page.ending_at(tenants, filter, at)
+    else:
+        rows = first_page.newest(tenants, filter)
     login = resolve_url(settings.LOGIN_URL)
     return {
-        "events": snapshot.events,
-        "cursor": snapshot.cursor,
-        "rows": ROWS,
+        "events": rows.events,
+        "cursor": rows.cursor,
+        "before": rows.before,
+        "after": rows.after,
+        "more": rows.more,
+        "newer": rows.newer,
+        "opened": event.id if event else None,
+        "missing": bool(opened) and event is None,
+        "rows": first_page.ROWS,
         "tenant_id": tenant_id,
         "everything": tenant_id is None,
-        "agent_text": ", ".join(agents),
-        "type_text": ", ".join(types),
-        "filtered": bool(agents or types),
+        "filtered": bool(asked),
         "stream_path": get_script_prefix() + STREAM_PATH,
-        "stream_query": urlencode(query, doseq=True),
+        "sse_path": get_script_prefix() + SSE_PATH,
+        "now_path": get_script_prefix() + NOW_PATH,
+        "export_path": get_script_prefix() + EXPORT_PATH,
+        "user_key": principal.id,
         "login_url": f"{login}?{urlencode({'next': request.get_full_path()})}",
     }
+
+
+def _event(text: str, tenants: Tenants, principal: Principal) -> Event | None:
+    """The event that the address opens; None where it is gone, or not theirs."""
+    event_id = int(text) if re.fullmatch("[0-9]{1,19}", text, re.ASCII) else 0
+    found = history.one(event_id, tenants) if 0 < event_id <= _MOST_ID else None
+    return found if found and principal.only.matches(found) else None
 
 
 def _chosen_tenant(
@@ -164,9 +194,3 @@ def _chosen_tenant(
     if not principal.may_see(tenant_id):
         raise Http404("No such tenant.")
     return tenant_id
-
-
-def _words(request: HttpRequest, name: str) -> list[str]:
-    """The values of a filter, repeated or separated by commas."""
-    words = [word.strip() for text in request.GET.getlist(name) for word in text.split(",")]
-    return [word for word in words if word]

@@ -23,11 +23,14 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier, Literal
 
 from project.embedded import EmbeddedPostgres
-from tests.support import Server, manage
+from tests.support import Server, make_tenant, make_user, manage
 from tests.support.database import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+    from tests.support.live_page import Site
+    from tests.support.stream_client import World
 
 # A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -63,26 +66,28 @@ def find_program(name: str) -> str:
     return path
 
 
-def node_modules(request: pytest.FixtureRequest, name: str, package: str) -> Path:
-    """A `node_modules` with this package of npm's, fetched once and kept with pytest's cache.
+def node_modules(request: pytest.FixtureRequest, name: str, *packages: str) -> Path:
+    """A `node_modules` with these packages of npm's, fetched once and kept with pytest's cache.
 
-    Skips the test, or fails it if all is required, where it cannot be had.
+    Skips the test, or fails it if all is required, where they cannot be had.
     """
     npm = find_program("npm")
     assert request.config.cache is not None
     folder = request.config.cache.mkdir(name)
-    if not (folder / "node_modules" / package.rpartition("@")[0]).exists():
+    fetched = folder / "fetched"
+    if not fetched.exists() or fetched.read_text() != "\n".join(packages):
         done = subprocess.run(
-            [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, package],
+            [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, *packages],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode != 0:
-            message = f"npm could not install {package}:\n{done.stderr}"
+            message = f"npm could not install {', '.join(packages)}:\n{done.stderr}"
             if REQUIRE_ALL:
                 pytest.fail(message)
             pytest.skip(message)
+        fetched.write_text("\n".join(packages))
     return folder / "node_modules"
 
 
@@ -267,6 +272,43 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def page_server(
+    postgres: EmbeddedPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, str]]:
+    """One server for all tests here, and the DSN of its database: each test has its own tenant."""
+    name = f"test_page_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"')
+        server = Server(postgres.dsn(name), tmp_path_factory.mktemp("page") / "server.log")
+        yield server.start(), postgres.dsn(name)
+        server.stop()
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def site(page_server: tuple[Server, str], page: Page) -> Iterator[Site]:
+    """The live page: signed in, live, and quiet in the console to the end."""
+    from tests.support.live_page import Site
+
+    server, dsn = page_server
+    if server.process is None:  # a test that failed may have left it so
+        server.start()
+    tenant = make_tenant(dsn, f"Harbour {uuid.uuid4().hex[:8]}")
+    username = f"mara-{uuid.uuid4().hex[:8]}"
+    make_user(dsn, username, tenants=[tenant])
+    with psycopg.connect(dsn, autocommit=True) as database:
+        made = Site(server, page, database, tenant)
+        page.on("console", lambda message: made.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: made.console.append(f"exception: {error}"))
+        made.sign_in(username)
+        yield made
+    # A server that is away is reported by the browser itself; all else is our mistake, such as
+    # what the Content-Security-Policy refuses.
+    complaints = [line for line in made.console if "net::ERR_" not in line]
+    assert not complaints
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Shows what the tests of faults measured."""
     lines = [
@@ -280,3 +322,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("recovery")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+MakeWorld = Callable[..., "World"]
+
+
+@pytest.fixture
+def make_world(dsn: str, server: Callable[..., Server], page: Page, connect: Connect) -> MakeWorld:
+    """`make_world(**settings)`: signed in, on a server with these AGENT_EVENTS."""
+    from tests.support.stream_client import World
+    from tests.support.tokens import token_settings
+
+    def make(**settings: object) -> World:
+        tenant = make_tenant(dsn, "Harbour")
+        user = make_user(dsn, "ann", tenants=[tenant])
+        changed = {"REVOKE_WITHIN_S": 2.0, "HEARTBEAT_S": 0.5, **settings}
+        made = World(dsn, server(env=token_settings(**changed)), page, connect(), tenant, user)
+        made.sign_in()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """The same, of usual settings."""
+    return make_world()

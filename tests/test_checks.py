@@ -416,8 +416,8 @@ def test_a_storage_that_mixes_old_and_new_modules_is_seen() -> None:
 def collected(storage_class: type[ManifestStaticFilesStorage], folder: Path) -> dict[str, str]:
     """The page's files as `collectstatic` leaves them in `folder`: the names that they got."""
     storage = storage_class(location=folder, base_url="/static/")
-    files = [path for path in (ROOT / "static/agent_events").iterdir() if path.is_file()]
-    names = [f"agent_events/{path.name}" for path in files]
+    files = [path for path in (ROOT / "static/agent_events").rglob("*") if path.is_file()]
+    names = [str(path.relative_to(ROOT / "static")) for path in files]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():
@@ -433,7 +433,7 @@ def imports(folder: Path, given: dict[str, str]) -> list[str]:
     for name in given.values():
         text = (folder / name).read_text()
         for target in re.findall(r'^import [^;]*?from "([^"]+)";', text, re.M | re.S):
-            assert (folder / "agent_events" / target).exists(), (name, target)
+            assert (folder / name).parent.joinpath(target).exists(), (name, target)
             found.append(target)
     return found
 
@@ -444,7 +444,7 @@ def test_with_the_storage_of_the_hint_a_deploy_never_mixes_old_and_new_modules(
     before = collected(WithModules, tmp_path / "before")
     targets = imports(tmp_path / "before", before)
     assert len(targets) > 10
-    assert all(re.fullmatch(r"\./\w+\.[0-9a-f]{12}\.js", target) for target in targets)
+    assert all(re.fullmatch(r"\.\.?/[\w/]+\.[0-9a-f]{12}\.js", target) for target in targets)
     # Another deepest module: whatever imports it, directly or not, has another name too.
     changed = tmp_path / "after/agent_events/json.js"
     changed.parent.mkdir(parents=True)

@@ -87,7 +87,7 @@ def test_the_first_render_shows_the_newest_events_first_and_the_cursor_right_aft
     client.force_login(user)
     page = client.get("/").content.decode()
     assert shown(page) == ids[::-1]
-    assert attribute(page, "data-stream-query") == f"tenant={mine.id}"
+    assert attribute(page, "data-tenant") == str(mine.id)
     assert attribute(page, "data-stream-path") == "/ws/agents/stream"
 
     # What a stream reads from that cursor is what came later, no more and no less.
@@ -100,16 +100,25 @@ def test_the_first_render_shows_the_newest_events_first_and_the_cursor_right_aft
         assert [row[0] for row in cursor.fetchall()] == [later]
 
 
-def test_filters_act_on_the_log_and_go_on_into_the_stream(client: Client, user: Any) -> None:
+def test_filters_act_on_the_log(client: Client, user: Any) -> None:
     mine = tenant("Mine", user)
     wanted = [insert(mine.id, "tool.started"), insert(mine.id, "error")]
     for _ in range(110):
         insert(mine.id, "turn_complete")
     client.force_login(user)
-    page = client.get(f"/?type=tool.*, error&agent={AGENT[:6]}*").content.decode()
+    page = client.get(f"/?type=tool.*&type=error&agent={AGENT[:6]}*").content.decode()
     assert shown(page) == wanted[::-1]
-    query = attribute(page, "data-stream-query")
-    assert query == f"tenant={mine.id}&agent={AGENT[:6]}%2A&type=tool.%2A&type=error"
+    page = client.get("/?not_type=turn_complete&not_type=error").content.decode()
+    assert shown(page) == wanted[:1]
+
+
+def test_text_and_payload_filters_act_on_the_log_too(client: Client, user: Any) -> None:
+    mine = tenant("Mine", user)
+    ids = [insert(mine.id, "message", {"text": f"Parcel {n}", "tokens": n}) for n in range(5)]
+    client.force_login(user)
+    assert shown(client.get("/?text=parcel+3").content.decode()) == [ids[3]]
+    assert shown(client.get("/?where=payload.tokens+>%3D+3").content.decode()) == ids[:2:-1]
+    assert client.get("/?where=tokens+>").status_code == 400
 
 
 def test_a_filter_that_cannot_be_is_a_400_that_says_why(client: Client, user: Any) -> None:
@@ -128,10 +137,84 @@ def test_a_superuser_sees_all_tenants_and_one_that_nobody_has_named(
     client.force_login(superuser)
     everything = client.get("/").content.decode()
     assert shown(everything) == ids[::-1]
-    assert attribute(everything, "data-stream-query") == ""
+    assert attribute(everything, "data-tenant") == ""
     one = client.get(f"/?tenant={unnamed}").content.decode()
     assert shown(one) == [ids[1]]
     assert f'<option value="{unnamed}" selected>' in one
+
+
+def test_an_event_is_opened_by_its_address_among_its_neighbours(client: Client, user: Any) -> None:
+    mine = tenant("Mine", user)
+    ids = [insert(mine.id, "turn_complete", {"tokens": n}) for n in range(40)]
+    client.force_login(user)
+    page = client.get(f"/?event={ids[20]}").content.decode()
+    assert shown(page) == ids[10:31][::-1]
+    assert f'id="event-{ids[20]}"' in page
+    assert re.findall(r'data-id="(\d+)"[^>]* open>', page) == [str(ids[20])]
+    # Newer events are left out, and the page knows from where to where.
+    assert attribute(page, "data-after") < attribute(page, "data-cursor")
+    # At the end of the log nothing is.
+    page = client.get(f"/?event={ids[38]}").content.decode()
+    assert shown(page) == ids[28:][::-1]
+    assert attribute(page, "data-after") == attribute(page, "data-cursor")
+
+
+def test_an_event_that_the_filter_leaves_out_is_opened_all_the_same(
+    client: Client, user: Any
+) -> None:
+    mine = tenant("Mine", user)
+    wanted = [insert(mine.id, "message") for _ in range(3)]
+    error = insert(mine.id, "error")
+    wanted += [insert(mine.id, "message") for _ in range(3)]
+    client.force_login(user)
+    page = client.get(f"/?type=message&event={error}").content.decode()
+    assert shown(page) == [*wanted[:2:-1], error, *wanted[2::-1]]
+
+
+def test_an_event_that_is_not_yours_is_a_404_like_one_that_is_gone(
+    client: Client, user: Any
+) -> None:
+    mine, theirs = tenant("Mine", user), tenant("Theirs")
+    insert(mine.id, "mine.event")
+    secret = insert(theirs.id, "secret.event")
+    client.force_login(user)
+    for asked in (str(secret), "999999999", "no-number", "9" * 19):
+        answer = client.get(f"/?event={asked}")
+        page = answer.content.decode()
+        assert answer.status_code == 404
+        assert "not in the log any more, or it is not yours" in page
+        assert "mine.event" in page
+        assert "secret.event" not in page
+
+
+def test_rows_end_at_a_cursor_or_a_time_and_links_lead_on_either_way(
+    client: Client, user: Any
+) -> None:
+    mine = tenant("Mine", user)
+    ids = [insert(mine.id, "turn_complete") for _ in range(250)]
+    client.force_login(user)
+
+    def link(page: str, word: str) -> str:
+        found = re.search(rf'<a href="([^"]*)">{word}</a>', page)
+        assert found is not None, f"no link {word}"
+        return html.unescape(found[1])
+
+    newest = client.get("/").content.decode()
+    assert shown(newest) == ids[150:][::-1]
+    older = client.get("/" + link(newest, "Older")).content.decode()
+    assert shown(older) == ids[50:150][::-1]
+    assert attribute(older, "data-after") < attribute(older, "data-cursor")
+    oldest = client.get("/" + link(older, "Older")).content.decode()
+    assert shown(oldest) == ids[:50][::-1]
+    assert ">Older</a>" not in oldest
+    back = client.get("/" + link(oldest, "Newer")).content.decode()
+    assert shown(back) == ids[50:150][::-1]
+    assert shown(client.get("/" + link(back, "Newer")).content.decode()) == ids[150:][::-1]
+
+    assert shown(client.get("/?at=2020-01-01T00:00:00Z").content.decode()) == []
+    assert shown(client.get("/?at=2999-01-01T00:00:00Z").content.decode()) == ids[150:][::-1]
+    for wrong in ("yesterday", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z"):
+        assert client.get("/", {"at": wrong}).status_code == 400
 
 
 def test_a_user_without_tenants_is_told_so(client: Client, user: Any) -> None:

@@ -2,15 +2,18 @@
 
 const SHOWN_MS = 1_500;
 
-/** @param {HTMLElement} source whose text is copied @param {HTMLButtonElement} button tells how it went */
-export async function copyText(source, button) {
-  const done = (await byApi(source.textContent)) || bySelection(source);
-  const label = button.dataset.label ?? button.textContent;
+/** @param {string | HTMLElement} source text, or what has it @param {HTMLElement | null} [button] tells how it went */
+export async function copyText(source, button = null) {
+  const text = typeof source === "string" ? source : (source.textContent ?? "");
+  const done = (await byApi(text)) || bySelection(text);
+  if (!button) return;
+  const label = button.dataset.label ?? button.textContent ?? "";
   button.dataset.label = label;
   button.textContent = done ? "Copied" : "Select and copy by hand";
   setTimeout(() => (button.textContent = label), SHOWN_MS);
 }
 
+/** @param {string} text */
 async function byApi(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -21,8 +24,14 @@ async function byApi(text) {
   }
 }
 
-function bySelection(source) {
-  const selection = getSelection();
-  selection.selectAllChildren(source);
-  return document.execCommand("copy");
+/** @param {string} text */
+function bySelection(text) {
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.className = "visually-hidden";
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  return done;
 }

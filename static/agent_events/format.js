@@ -1,16 +1,43 @@
-/** How times, numbers and ids are written. One formatter each: a formatter per row adds up over a day. */
+/**
+ * How times, numbers and ids are written. One formatter each: a formatter per row adds up over a day. Times are in the
+ * viewer's zone or in UTC, for the whole page alike.
+ */
 
 const grouped = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const money = new Intl.NumberFormat(undefined, { style: "currency", currency: "USD", maximumFractionDigits: 4 });
-const day = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 const instant = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+
+/** @type {Intl.DateTimeFormatOptions} */
+const DAY = { weekday: "long", day: "numeric", month: "long", year: "numeric" };
+const localDay = new Intl.DateTimeFormat(undefined, DAY);
+const utcDay = new Intl.DateTimeFormat(undefined, { ...DAY, timeZone: "UTC" });
+
+let utc = false;
+
+/** @param {boolean} on times in UTC, from now on; what is written already is for its owner to write again */
+export function useUtc(on) {
+  utc = on;
+}
+
+/** @returns {boolean} */
+export function inUtc() {
+  return utc;
+}
 
 /** @param {number} value @param {number} width */
 const pad = (value, width = 2) => String(value).padStart(width, "0");
 
-/** @param {Date} date @returns {string} local HH:MM:SS.mmm */
+/** @param {Date} date @returns {string} HH:MM:SS.mmm */
 export function clock(date) {
-  return `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}.${pad(date.getMilliseconds(), 3)}`;
+  return `${clockSeconds(date)}.${pad(date.getUTCMilliseconds(), 3)}`;
+}
+
+/** @param {Date} date @returns {string} HH:MM:SS */
+export function clockSeconds(date) {
+  const [hours, minutes, seconds] = utc
+    ? [date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()]
+    : [date.getHours(), date.getMinutes(), date.getSeconds()];
+  return `${pad(hours)}:${pad(minutes)}:${pad(seconds)}`;
 }
 
 /** @param {Date} date @param {string} iso as sent, in UTC @returns {string} the exact instant, for a tooltip */
@@ -18,14 +45,33 @@ export function exactInstant(date, iso) {
   return `${instant.format(date)}\n${iso}`;
 }
 
-/** @param {Date} date @returns {string} the local day in full */
+/** @param {Date} date @returns {string} the day in full */
 export function dayName(date) {
-  return day.format(date);
+  return (utc ? utcDay : localDay).format(date);
 }
 
-/** @param {Date} date @returns {number} the same for all instants of one local day */
+/** @param {Date} date @returns {number} the same for all instants of one day */
 export function dayKey(date) {
-  return date.getFullYear() * 10000 + date.getMonth() * 100 + date.getDate();
+  return utc
+    ? date.getUTCFullYear() * 10000 + date.getUTCMonth() * 100 + date.getUTCDate()
+    : date.getFullYear() * 10000 + date.getMonth() * 100 + date.getDate();
+}
+
+/**
+ * What `<input type="datetime-local">` says, in the zone that the page shows.
+ * @param {string} value @returns {string} RFC 3339 in UTC; empty where it is no time
+ */
+export function instantOf(value) {
+  const date = new Date(utc ? `${value}Z` : value);
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();
+}
+
+/** @param {Date} date @returns {string} as `<input type="datetime-local">` takes it, to the second */
+export function fieldOf(date) {
+  const [year, month, day] = utc
+    ? [date.getUTCFullYear(), date.getUTCMonth(), date.getUTCDate()]
+    : [date.getFullYear(), date.getMonth(), date.getDate()];
+  return `${pad(year, 4)}-${pad(month + 1)}-${pad(day)}T${clockSeconds(date)}`;
 }
 
 /** @param {number} value */
@@ -50,7 +96,16 @@ export function duration(ms) {
   return `${Math.floor(ms / 60_000)} min ${Math.floor((ms % 60_000) / 1000)} s`;
 }
 
-/** @param {number} ms @returns {string} "just now", "12 s", "5 min", "3 h", "2 d" */
+/** @param {number} ms @returns {string} "42 s", "42 min", "3 h 5 min": a length of time, roughly */
+export function span(ms) {
+  const minutes = Math.floor(ms / 60_000);
+  if (minutes < 1) return `${Math.max(0, Math.floor(ms / 1000))} s`;
+  if (minutes < 60) return `${minutes} min`;
+  const rest = minutes % 60;
+  return `${Math.floor(minutes / 60)} h${rest ? ` ${rest} min` : ""}`;
+}
+
+/** @param {number} ms @returns {string} "just now", "12 s ago", "5 min ago", "3 h ago", "2 d ago" */
 export function age(ms) {
   const seconds = Math.floor(Math.max(0, ms) / 1000);
   if (seconds < 2) return "just now";
@@ -63,12 +118,4 @@ export function age(ms) {
 /** @param {string} id @returns {string} the first 8 characters of a UUID; other names as they are */
 export function shortId(id) {
   return /^[0-9a-f]{8}-[0-9a-f-]{27}$/i.test(id) ? id.slice(0, 8) : id;
-}
-
-/** @param {string} text @returns {number} a hue in degrees, always the same for the same text */
-export function hueOf(text) {
-  let hash = 2166136261;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 16777619);
-  // Steps of 15 degrees: nearer hues than that are not told apart at this size.
-  return ((hash >>> 8) % 24) * 15;
 }

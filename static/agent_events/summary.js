@@ -8,13 +8,19 @@ import { dollars, duration, plural, shortId } from "./format.js";
 import { toNumber } from "./json.js";
 
 /**
+ * @typedef {Record<string, any>} Payload
+ *
+ * @typedef {object} Fact a short figure for the right-hand side
+ * @property {"model" | "usage" | "time"} name
+ * @property {string} text
+ *
  * @typedef {object} Summary
  * @property {string} kind family of the type: run, turn, tool, handoff, human, message, guardrail, error or other
  * @property {"plain" | "error" | "attention"} tone
  * @property {string} agent what the agent is called
  * @property {string} subject who or what it is about, may be empty
  * @property {string} text the rest of the line, may be empty
- * @property {{name: "model" | "usage" | "time", text: string}[]} facts short figures for the right-hand side
+ * @property {Fact[]} facts
  */
 
 const LINE_LIMIT = 300;
@@ -22,7 +28,7 @@ const LARGE = "Large payload: open the row to load it";
 
 const ERROR = /(^|[._])(error|failed|failure)$/;
 
-/** Types that are spelled otherwise but mean the same. */
+/** Types that are spelled otherwise but mean the same. @type {Record<string, string>} */
 const ALIASES = { turn_complete: "turn.finished", escalation: "needs_human" };
 
 /** Keys that have their own place, or say where an event belongs rather than what happened. */
@@ -31,9 +37,12 @@ const ELSEWHERE = new Set([
   "usage", "tokens", "cost", "cost_usd", "duration_ms", "latency",
 ]);
 
-/** What is read for a line, family by family: first the subject, then the text. */
+/**
+ * What is read for a line, family by family: first the subject, then the text.
+ * @type {Record<string, (payload: Payload, verb: string) => [string, string]>}
+ */
 const READERS = {
-  run: (p, verb) => ["", firstText(p, "task", "goal", "title", "result", "output", "summary", "input") || `Run ${verb}`],
+  run: (p, verb) => ["", firstText(p, "task", "goal", "title", "result", "output", "summary", "input") || `Run ${verb || "seen"}`],
   turn: (p, verb) => ["", firstText(p, "text", "output", "summary") || `${turnName(p)} ${verb || "finished"}`],
   tool: (p) => [firstText(p, "tool", "name") || "tool", brief(p.arguments ?? p.args ?? p.input ?? p.result ?? p.output ?? p)],
   handoff: (p) => [`${agentName(p.from_agent)} → ${agentName(p.to_agent)}`, firstText(p, "reason", "message", "task")],
@@ -42,7 +51,7 @@ const READERS = {
   guardrail: (p) => [firstText(p, "name", "guardrail", "rule"), firstText(p, "message", "reason", "action", "result")],
 };
 
-/** @param {{type: string, payload: any, payloadHref?: string}} event @returns {Summary} */
+/** @param {{agentId: string, type: string, payload: any, payloadHref?: string}} event @returns {Summary} */
 export function summarise(event) {
   const type = plainType(event.type);
   const payload = isRecord(event.payload) ? event.payload : {};
@@ -69,12 +78,27 @@ function agentLabel(event) {
   return typeof name === "string" && name.trim() ? clip(name.trim(), 40) : shortId(event.agentId);
 }
 
+/** Types are few, and each event asks. @type {Map<string, "plain" | "error" | "attention">} */
+const tones = new Map();
+/** But agents name them: past this the memory of them begins anew. */
+const MOST_TONES = 2_000;
+
 /** @param {string} type as sent @returns {"plain" | "error" | "attention"} how much it matters to whoever watches */
 export function toneOf(type) {
-  if (ERROR.test(type)) return "error";
-  return plainType(type) === "needs_human" ? "attention" : "plain";
+  let tone = tones.get(type);
+  if (tone) return tone;
+  tone = ERROR.test(type) ? "error" : plainType(type) === "needs_human" ? "attention" : "plain";
+  if (tones.size >= MOST_TONES) tones.clear();
+  tones.set(type, tone);
+  return tone;
 }
 
+/** @param {string} type @returns {boolean} */
+export function isError(type) {
+  return toneOf(type) === "error";
+}
+
+/** @param {string} type */
 function plainType(type) {
   return Object.hasOwn(ALIASES, type) ? ALIASES[type] : type;
 }
@@ -87,6 +111,7 @@ function kindOf(type) {
   return ERROR.test(type) ? "error" : "other";
 }
 
+/** @param {string} kind @param {string} type @param {Payload} payload @param {unknown} whole @returns {[string, string]} */
 function read(kind, type, payload, whole) {
   if (!Object.hasOwn(READERS, kind)) return ["", brief(whole)];
   const [subject, text] = READERS[kind](payload, type.split(".")[1] ?? "");
@@ -94,6 +119,7 @@ function read(kind, type, payload, whole) {
   return subject || text ? [subject, text] : ["", brief(whole)];
 }
 
+/** @param {Payload} payload @param {string} kind @returns {[string, string]} */
 function failure(payload, kind) {
   const error = payload.error;
   const name = firstText(payload, "tool") || (isRecord(error) ? firstText(error, "type") : "");
@@ -101,8 +127,11 @@ function failure(payload, kind) {
   return [name, message || firstText(payload, "message", "reason") || (kind === "error" ? brief(payload) : "failed")];
 }
 
+/** @param {Payload} payload @returns {Fact[]} */
 function factsOf(payload) {
+  /** @type {Fact[]} */
   const facts = [];
+  /** @param {Fact["name"]} name @param {string} text */
   const add = (name, text) => facts.push({ name, text });
   const model = firstText(payload, "model");
   if (model) add("model", clip(model, 40));
@@ -118,18 +147,19 @@ function factsOf(payload) {
   return facts;
 }
 
-/** @returns {value is Record<string, any>} */
+/** @param {unknown} value @returns {value is Payload} */
 function isRecord(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** @param {unknown} value @returns {string} */
 function asText(value) {
   if (typeof value === "string") return value;
   if (value === null || value === undefined) return "";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-/** The first of these keys that holds text (or something worth writing as text). */
+/** The first of these keys that holds text (or something worth writing as text). @param {Payload} payload @param {...string} keys */
 function firstText(payload, ...keys) {
   for (const key of keys) {
     const text = asText(payload[key]).trim();
@@ -138,8 +168,21 @@ function firstText(payload, ...keys) {
   return "";
 }
 
-/** A value on one line: `key: value · key: value`, without its braces. */
-function brief(value) {
+/**
+ * Which call of a tool an event begins or ends.
+ * @param {{tenantId: string, agentId: string, type: string, payload: any}} event
+ * @returns {{key: string, part: "start" | "end"} | null}
+ */
+export function callOf({ tenantId, agentId, type, payload }) {
+  if (!type.startsWith("tool.") || !isRecord(payload)) return null;
+  const id = asText(payload.tool_call_id);
+  const verb = type.slice("tool.".length);
+  if (!id || (verb !== "started" && verb !== "finished" && verb !== "failed")) return null;
+  return { key: JSON.stringify([tenantId, agentId, asText(payload.run_id), id]), part: verb === "started" ? "start" : "end" };
+}
+
+/** A value on one line: `key: value · key: value`, without its braces. @param {unknown} value @returns {string} */
+export function brief(value) {
   if (!isRecord(value)) return asText(value);
   const parts = [];
   for (const [key, inner] of Object.entries(value)) {
@@ -150,15 +193,18 @@ function brief(value) {
   return parts.join(" · ");
 }
 
+/** @param {unknown} value */
 function agentName(value) {
   return shortId(asText(value)) || "?";
 }
 
+/** @param {Payload} payload */
 function turnName(payload) {
   const step = toNumber(payload.step);
   return step === undefined ? "Turn" : `Turn ${step}`;
 }
 
+/** @param {string} text @param {number} limit */
 function clip(text, limit) {
   const line = text.slice(0, limit * 2).replace(/\s+/g, " ");
   return line.length > limit ? `${line.slice(0, limit - 1)}…` : line;

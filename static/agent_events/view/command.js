@@ -1,0 +1,31 @@
+/** The command that prints in a terminal what the page shows. Pure. */
+
+/** @import { Filter, ListName } from "./address.js" */
+
+/** @type {[ListName, string][]} */
+const OPTIONS = [
+  ["agents", "agent"],
+  ["notAgents", "not-agent"],
+  ["types", "type"],
+  ["notTypes", "not-type"],
+  ["texts", "text"],
+  ["where", "where"],
+];
+
+/** Nothing of these means anything to a shell, not even at the beginning of a word. */
+const PLAIN = /^[A-Za-z0-9_@%+=:,./-]+$/;
+
+/** @param {string} word @returns {string} as a POSIX shell reads it back unchanged */
+export function quoted(word) {
+  return PLAIN.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/** @param {Filter} filter @returns {string} one line, to be pasted */
+export function listenCommand(filter) {
+  const words = ["python", "manage.py", "listen_events"];
+  // With `=`: a value that begins with a dash would be taken for an option.
+  const add = (/** @type {string} */ option, /** @type {string} */ value) => words.push(`--${option}=${quoted(value)}`);
+  for (const tenant of filter.tenants) add("tenant", tenant);
+  for (const [list, option] of OPTIONS) for (const value of filter[list]) add(option, value);
+  return words.join(" ");
+}
