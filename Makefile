@@ -8,6 +8,7 @@
 #   make test TESTS=tests/test_embedded.py WORKERS=0
 #   make bench                  every benchmark, into docs/benchmarks.md (leave the machine alone)
 #   make bench ROWS=commits,bulk  some of them, into build/benchmarks
+#   make screenshots            the pictures of the README, into docs/screenshots
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 export PORT DATA_DIR
 
-.PHONY: run test bench lint format types migrations clean
+.PHONY: run test bench screenshots lint format types migrations clean
 
 run: $(VENV)/demo.stamp
 	@$(BIN)/python -m project.demo --end-with-parent
@@ -29,6 +30,9 @@ test: lint types migrations
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks --rows '$(ROWS)'
+
+screenshots: $(VENV)/test.stamp
+	$(BIN)/python -m project.screenshots
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

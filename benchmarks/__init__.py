@@ -3,6 +3,7 @@
     make bench                      every row, into docs/benchmarks.md and docs/benchmarks.svg
     make bench ROWS=commits,bulk    some rows, printed, and into build/
     python -m benchmarks.commits    one row alone, printed; --quick: tiny, to see that it runs
+    python -m benchmarks.page_load --seconds 10    shorter, where a row has that option
 
 A row is a module here. It is named in `ROWS` of `benchmarks.__main__`, and has
 

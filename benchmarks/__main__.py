@@ -24,6 +24,8 @@ ROWS = (
     "source_load",
     "bulk",
     "posts",
+    "page_load",
+    "page_day",
 )
 """The modules, in the order of the page."""
 ROW_TIMEOUT_S = 900.0

@@ -165,16 +165,24 @@ def end_cleanly() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def alone(measure: Callable[[bool], Part]) -> None:
-    """The main program of a row module: measures, prints its section, keeps it where told to."""
+def alone(measure: Callable[..., Part], seconds: float | None = None) -> None:
+    """The main program of a row module: measures, prints its section, keeps it where told to.
+
+    Args:
+        measure: called with whether it is to be quick.
+        seconds: how long it usually takes a measurement, where that may be said
+            (`--seconds`); `measure` is called with it too.
+    """
     from benchmarks.report import section
 
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny: only to see that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the result there too")
+    if seconds is not None:
+        parser.add_argument("--seconds", type=float, default=seconds, help=f"({seconds:g})")
     options = parser.parse_args()
     end_cleanly()
-    part = measure(options.quick)
+    part = measure(options.quick, *([] if seconds is None else [options.seconds]))
     if options.json:
         options.json.write_text(part.to_json())
     print(section(part))

@@ -5,11 +5,13 @@ No figure is judged here. Each row is run in its tiny form, on the server of the
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -18,18 +20,27 @@ from benchmarks import __main__ as bench
 from benchmarks.charts import svg
 from benchmarks.cluster import SHARED
 from benchmarks.frame import Chart, Part, Row, at_least, at_most, medians, take_turns
+from benchmarks.page_events import PageEvents, Tape
+from benchmarks.page_seen import checked
 from benchmarks.report import page, picture
 from project.embedded import EmbeddedPostgres
+from tests.conftest import find_program
 from tests.support.database import ROOT
 from tests.support.waiting import wait_until
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 CHEAP = "bulk"  # run beside one that fails
+NEEDS_CHROMIUM = ("page_load", "page_day")
 
 
 @pytest.mark.parametrize("name", [name for name in bench.ROWS if name != CHEAP])
 def test_each_row_measures_something(
     name: str, postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if name in NEEDS_CHROMIUM:
+        find_program("chromium")
     monkeypatch.setenv(SHARED, str(postgres.data_dir))
     part, why = bench.run(name, quick=True, kept=tmp_path)
     assert part is not None, f"{why}\n{(tmp_path / f'{name}.log').read_text()}"
@@ -120,6 +131,59 @@ def test_the_page_says_what_is_reached_and_what_is_not() -> None:
 
 def test_what_a_row_measured_survives_its_file() -> None:
     assert Part.from_json(PART.to_json()) == PART
+
+
+def test_prepared_events_are_those_of_the_wire_and_tell_each_its_place() -> None:
+    tape = Tape(PageEvents(agents=3, part=50), batch=7)
+    events = tape.read(95, 105, created_ms=1_764_000_000_000.0, step_ms=10.0)
+    parsed = [json.loads(event.json) for event in events]
+    assert [event.id for event in events] == [one["id"] for one in parsed]
+    assert [event.payload for event in events] == [one["payload"] for one in parsed]
+    assert parsed[1]["createdAt"] == "2025-11-24T16:00:00.010000Z"
+    assert [tape.number(event.cursor) for event in events] == list(range(96, 106))
+    assert tape.number(tape.cursor(100, 1)) == 100
+    assert tape.number(tape.cursor(0, 1)) == 0
+
+
+def test_prepared_events_told_again_are_of_other_runs() -> None:
+    events = PageEvents(agents=3, part=50)
+
+    def runs(first: int) -> set[str]:
+        made = (json.loads(events.json(number, number, "")) for number in range(first, first + 50))
+        return {one["payload"]["run_id"] for one in made}
+
+    assert len(runs(0)) == len(runs(50)) > 1
+    assert not runs(0) & runs(50)
+
+
+def test_prepared_events_are_copied_as_they_are_played(postgres: EmbeddedPostgres) -> None:
+    events = PageEvents(agents=3, part=200)
+    with psycopg.connect(postgres.dsn("postgres")) as connection:
+        connection.execute(
+            "CREATE TEMP TABLE copied (tenant uuid, agent uuid, type text, payload jsonb)"
+        )
+        with connection.cursor().copy("COPY copied FROM STDIN") as copy:
+            copy.write("".join(events.copied(number) for number in range(200)))
+        copied = connection.execute("SELECT tenant::text, agent::text, type, payload FROM copied")
+        played = [json.loads(events.json(number, number, "")) for number in range(200)]
+        assert copied.fetchall() == [
+            (one["tenantId"], one["agentId"], one["type"], one["payload"]) for one in played
+        ]
+
+
+@pytest.mark.parametrize(("gap", "adds_up"), [("1,200", True), ("1,199", False)])
+def test_what_a_page_leaves_out_has_to_add_up(page: Page, gap: str, adds_up: bool) -> None:
+    page.set_content(
+        f"""
+        <div id=events><p data-id=5000></p><p data-id=4999></p>
+        <p data-notice=gap>{gap} events not shown, 3 errors: load</p><p data-id=3798></p></div>
+        """
+    )
+    if adds_up:
+        assert checked(page) == (3, 1_200)
+    else:
+        with pytest.raises(RuntimeError, match="between 4999 and 3798"):
+            checked(page)
 
 
 def test_the_picture_is_well_formed_and_fits_its_bars() -> None:
