@@ -5,8 +5,8 @@ exception is a filter that is no filter, a mistake in the template: it raises wh
 """
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -143,17 +143,19 @@ def _read(context: Context, asked: list[str], filter: Filter, rows: int) -> dict
     return {"options": json.dumps(options), "rows": found, "feed": feed}
 
 
-def _apart() -> AbstractContextManager[Any]:
-    """A failed query must not spoil the transaction that the view may be in."""
-    used = [alias for alias in connections if connections[alias].in_atomic_block]
-    return transaction.atomic(using=used[0]) if used else nullcontext()
+@contextmanager
+def _apart() -> Iterator[None]:
+    """A failed query must not spoil the transactions that the view may be in."""
+    with ExitStack() as savepoints:
+        for connection in connections.all(initialized_only=True):
+            if connection.in_atomic_block:
+                savepoints.enter_context(transaction.atomic(using=connection.alias))
+        yield
 
 
 def _first_media(context: Context) -> bool:
     """Has nobody written the stylesheet and the script on this page yet?"""
-    kept: Any = context.render_context.dicts[
-        0
-    ]  # of the whole page, whatever is included or extended
+    kept: Any = context.render_context.dicts[0]  # the whole page's, with what it includes
     first = _MEDIA not in kept
     kept[_MEDIA] = True
     return first
