@@ -13,5 +13,5 @@ urlpatterns = [
     path("", views.feed, name="feed"),
     path("api/agents/export", export_door.export, name="export"),
     path("api/agents/events", api.events, name="events"),
-    path("api/agents/events/<str:event_id>", api.event, name="event"),
+    path("api/agents/events/<path:event_id>", api.event, name="event"),  # JSON for any id
 ]
