@@ -413,7 +413,9 @@ def test_the_filters_of_the_events_leave_a_phones_first_screen_to_the_events(
     bus.get_by_role("button", name="Show").click()
     expect(row).to_contain_text("on.a.phone")
     expect(field).to_be_visible()  # what filters is not hidden
-    assert bus.evaluate("document.documentElement.scrollWidth") == 390
+    wait_until(
+        lambda: bus.evaluate("document.documentElement.scrollWidth") == 390, what="a page that fits"
+    )
     bus.set_viewport_size({"width": 1440, "height": 800})
     bus.goto(events)
     expect(field).to_be_visible()

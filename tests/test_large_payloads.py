@@ -133,5 +133,6 @@ def test_the_page_says_that_a_payload_is_large_and_loads_it_when_its_row_is_open
     expect(row).to_contain_text("Large payload", timeout=30_000)
     row.locator("summary").click()
     expect(row.locator(".row-payload")).to_contain_text("yyy", timeout=30_000)
+    row.get_by_role("button", name="more characters").click()
     expect(row.locator(".row-payload")).to_contain_text("the end")
     assert not complaints

@@ -101,7 +101,8 @@ def test_hostile_text_is_shown_as_text_live_and_after_a_reload(site: Site) -> No
         expect(rows).to_have_count(2)
         expect(rows.first.locator(".badge")).to_have_text(attack)
         expect(rows.last.locator(".row-text")).to_have_text(attack)
-        rows.last.locator("summary").click()
+        if rows.last.get_attribute("open") is None:  # the address has it open the second time
+            rows.last.locator("summary").click()
         expect(rows.last.locator(".row-payload")).to_contain_text("onerror")
         assert site.page.locator("#events img, #events script").count() == 0
         assert "owned" not in site.page.title()

@@ -222,10 +222,13 @@ def test_an_opened_event_that_left_the_page_is_open_again_when_it_comes_back(sit
     row.locator(".row-text").click()
     opened = site.shown()[5]
     site.page.locator("#pause").click()
-    for _ in range(13):
-        insert_many(site, 100)
+
+    def left() -> bool:
+        insert_many(site, 100)  # (of what comes faster than people read not all is shown)
         wait_until(lambda: site.shown()[:1] == site.ids()[:1], LATE_S, "the newest")
-    assert opened not in site.shown()
+        return opened not in site.shown()
+
+    wait_until(left, LATE_S, "that it leaves the page")
     read_on_until = site.page.locator(f"#event-{opened}")
 
     def back() -> bool:
