@@ -7,9 +7,9 @@
 
 /** New rows in one drawing: more would make a long frame. */
 const DRAW_LIMIT = 120;
-/** So many events a second are a flood: nobody reads them, and only the newest few are drawn. */
+/** So many events a second are a flood: nobody reads them, and only the newest screenful is drawn. */
 const FLOOD_RATE = 1_000;
-const FLOOD_ROWS = 50;
+const FLOOD_ROWS = 30;
 /** A flood that comes in bursts is one flood. */
 const FLOOD_LASTS_MS = 1_500;
 /** In a flood rows are replaced this often: what changes with each frame cannot be looked at. */
