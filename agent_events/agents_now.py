@@ -16,6 +16,7 @@ from django.db import connections, transaction
 from agent_events.conf import get_settings
 from agent_events.filters import Filter
 from agent_events.log import HEAD_SQL, MS_SQL, head_of
+from agent_events.models import HUMAN_TYPES, RUN_ENDS
 from agent_events.position import Cursor, Position
 from agent_events.window import Tenants
 from agent_events.wire import Event, Inline
@@ -37,6 +38,9 @@ MINUTES = 30
 PAYLOAD_BYTES = 4_096
 """A payload that PostgreSQL stores in more bytes is left out: the answer is a glance."""
 
+# As in the conditions of the two indexes, which are found by them.
+_IS_HUMAN = f"event_type IN {HUMAN_TYPES}"
+_IS_RUN_END = f"event_type IN {RUN_ENDS}"
 # `place` 1 is the newest. What is larger than a few KB is not unpacked to look for its run.
 _LOOK = f"""
     WITH p AS MATERIALIZED (
@@ -66,7 +70,7 @@ _LOOK = f"""
                    PARTITION BY tenant_id, agent_id, is_error ORDER BY place) AS of_errors,
                row_number() OVER (PARTITION BY tenant_id, agent_id, kind, run,
                                   CASE WHEN kind = 'tool' THEN call END ORDER BY place) AS of_span,
-               min(place) FILTER (WHERE event_type IN ('run.finished', 'run.failed')) OVER (
+               min(place) FILTER (WHERE {_IS_RUN_END}) OVER (
                    PARTITION BY tenant_id, agent_id, run) AS run_end
           FROM kinds WINDOW agent AS (PARTITION BY tenant_id, agent_id)
     ),
@@ -110,15 +114,14 @@ _LOOK = f"""
      ORDER BY batch NULLS FIRST, id
 """
 
-_HUMAN_TYPES = "event_type IN ('needs_human', 'escalation', 'human.answered')"
 # Some of these hold questions: those that have an entry in the index, found by hopping from one
 # tenant to the next in it.
 _TENANTS = f"""
     WITH RECURSIVE hop (tenant_id, n) AS (
-        (SELECT tenant_id, 1 FROM agent_events WHERE {_HUMAN_TYPES} ORDER BY tenant_id LIMIT 1)
+        (SELECT tenant_id, 1 FROM agent_events WHERE {_IS_HUMAN} ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT e.tenant_id FROM agent_events AS e
-                 WHERE {_HUMAN_TYPES} AND e.tenant_id > hop.tenant_id
+                 WHERE {_IS_HUMAN} AND e.tenant_id > hop.tenant_id
                  ORDER BY e.tenant_id LIMIT 1), n + 1
           FROM hop WHERE tenant_id IS NOT NULL AND n < {MOST_TENANTS}
     )
@@ -139,7 +142,7 @@ _HUMAN = f"""
                        FROM agent_event_bus) AS pruned
          CROSS JOIN unnest(%s::uuid[]) AS t(id)
          CROSS JOIN LATERAL (
-            SELECT i.* FROM agent_events AS i WHERE i.tenant_id = t.id AND i.{_HUMAN_TYPES}
+            SELECT i.* FROM agent_events AS i WHERE i.tenant_id = t.id AND i.{_IS_HUMAN}
              ORDER BY i.tx DESC, i.id DESC LIMIT %s
          ) AS e
          WHERE pg_visible_in_snapshot(e.tx, head.seen)
@@ -151,7 +154,7 @@ _HUMAN = f"""
      WHERE one.event_type = 'human.answered' OR one.is_large OR NOT EXISTS (
             SELECT FROM agent_events AS f
              WHERE f.tenant_id = one.tenant_id
-               AND f.event_type IN ('run.finished', 'run.failed')
+               AND f.{_IS_RUN_END}
                AND left(f.payload->>'run_id', 200) = left(one.payload->>'run_id', 200))
      ORDER BY one.tx, one.id
 """

@@ -6,11 +6,10 @@ beside the events, never in them.
 
 import json
 import logging
-import re
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import Error
@@ -24,7 +23,14 @@ from agent_events.errors import AgentEventsError, UnknownTenant
 from agent_events.position import Cursor
 from agent_events.principals import Right
 from agent_events.problems import trouble_of
-from agent_events.requests import HistoryRequest, filter_query, history_request
+from agent_events.requests import (
+    DEFAULT_LIMIT,
+    MOST_LIMIT,
+    HistoryRequest,
+    filter_query,
+    history_request,
+    limit_of,
+)
 from agent_events.responses import JSON, PROBLEM, Refusal, refusal
 
 logger = logging.getLogger("agent_events")
@@ -32,12 +38,11 @@ logger = logging.getLogger("agent_events")
 CURSOR_HEADER = "Agent-Events-Cursor"
 MOST_LINK_CHARS = 2_000
 """A longer `Link` header is left out: proxies refuse answers with large headers."""
-_MOST_ID = 2**63 - 1
 
 View = Callable[..., HttpResponse]
 
 
-def _json_view(view: View) -> View:
+def json_view(view: View) -> View:
     """Every answer is JSON that nobody keeps, also one that refuses."""
 
     @wraps(view)
@@ -61,7 +66,7 @@ def _json_view(view: View) -> View:
     return csrf_exempt(login_not_required(answer))
 
 
-@_json_view
+@json_view
 def events(request: HttpRequest) -> HttpResponse:
     """A page of the log: `tenant=`, the filter's names, `cursor=` or `at=`, `until=`, `order=`
     (`desc` or `asc`), `limit=`.
@@ -70,7 +75,8 @@ def events(request: HttpRequest) -> HttpResponse:
     `order=asc` begins at `earliest`. docs/architecture.md has the answer's fields.
     """
     principal = admit_request(request, Right.SUBSCRIBE)
-    asked = history_request(request.META.get("QUERY_STRING", ""))
+    query = parse_qs(request.META.get("QUERY_STRING", ""))
+    asked, limit = history_request(query), limit_of(query, MOST_LIMIT) or DEFAULT_LIMIT
     tenants, filter = principal.choose(asked.tenants), principal.filter(asked.filter)
     start = asked.cursor if asked.at_ms is None else str(history.since(asked.at_ms))
     page = history.read(
@@ -78,14 +84,14 @@ def events(request: HttpRequest) -> HttpResponse:
         filter,
         start,
         newest_first=asked.newest_first,
-        limit=asked.limit,
+        limit=limit,
         until=asked.until,
     )
     last, first = (page.before, page.after) if asked.newest_first else (page.after, page.before)
-    path = escape_uri_path(request.path)
+    url = partial(_url, escape_uri_path(request.path), asked, limit)
     links = {
-        "next": _url(path, asked, last, asked.newest_first, page.until) if page.more else None,
-        "previous": _url(path, asked, first, not asked.newest_first) if page.other_way else None,
+        "next": url(last, asked.newest_first, page.until) if page.more else None,
+        "previous": url(first, not asked.newest_first) if page.other_way else None,
     }
     fields = json.dumps(
         {
@@ -105,17 +111,16 @@ def events(request: HttpRequest) -> HttpResponse:
     return response
 
 
-@_json_view
+@json_view
 def event(request: HttpRequest, event_id: str) -> HttpResponse:
     """One event, as it is on the streams; its cursor is in the header `Agent-Events-Cursor`.
 
     404 until it has its place in the log, a moment after its commit; and for another tenant's.
     """
     principal = admit_request(request, Right.SUBSCRIBE)
-    wanted = int(event_id) if re.fullmatch("[0-9]{1,19}", event_id, re.ASCII) else 0
     theirs = None if principal.everything else tuple(str(one.id) for one in principal.tenants())
-    found = history.one(wanted, theirs) if 0 < wanted <= _MOST_ID else None
-    if found is None or not principal.only.matches(found):
+    found = history.named(event_id, theirs, principal.only)
+    if found is None:
         raise UnknownTenant("No such event, or it is not yours.")
     response = _json(found.json)
     response[CURSOR_HEADER] = found.cursor
@@ -125,6 +130,7 @@ def event(request: HttpRequest, event_id: str) -> HttpResponse:
 def _url(
     path: str,
     asked: HistoryRequest,
+    limit: int,
     cursor: Cursor,
     newest_first: bool,
     until: Cursor | None = None,
@@ -134,7 +140,7 @@ def _url(
         "tenant": asked.tenants,
         **filter_query(asked.filter),
         "order": "desc" if newest_first else "asc",
-        "limit": asked.limit,
+        "limit": limit,
         "cursor": cursor,
         **({"until": until} if until else {}),
     }

@@ -174,10 +174,9 @@ def _wrong(text: str, at: int, expected: str) -> InvalidFilter:
 
 
 def _at(item: Any, step: Step) -> list[Any]:
-    if isinstance(step, int):
-        items = item if isinstance(item, list) else [item]
-        return items[step : step + 1]
     items = item if isinstance(item, list) else [item]
+    if isinstance(step, int):
+        return items[step : step + 1]
     return [one[step] for one in items if isinstance(one, dict) and step in one]
 
 

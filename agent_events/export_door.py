@@ -5,7 +5,6 @@ pages are read in a few threads of this module's own (`lookups`), and the reques
 connection is given back first: a client that reads slowly holds neither. One that leaves ends it.
 """
 
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -38,7 +37,7 @@ from agent_events.exporting import Export, Range
 from agent_events.filters import Filter
 from agent_events.lookups import Lookups
 from agent_events.principals import Principal, Right
-from agent_events.requests import FILTER_NAMES, history_request
+from agent_events.requests import FILTER_NAMES, history_request, limit_of
 from agent_events.window import Tenants
 
 MOST_AT_ONCE = 4
@@ -63,11 +62,9 @@ def _export(request: HttpRequest) -> HttpResponseBase:
     docs/admin.md says how a file ends.
     """
     principal = access.admit_request(request, Right.SUBSCRIBE)
-    text = request.META.get("QUERY_STRING", "")
-    query = parse_qs(text, errors="replace")
-    form, limit = form_of(query.get("format", ["jsonl"])[-1]), _limit(query)
-    rest = {name: values for name, values in query.items() if name != "limit"}
-    asked = history_request(urlencode(rest, doseq=True))
+    query = parse_qs(request.META.get("QUERY_STRING", ""))
+    form, limit = form_of(query.get("format", ["jsonl"])[-1]), limit_of(query, MOST_LIMIT)
+    asked = history_request(query)
     tenants, filter = principal.choose(asked.tenants), principal.filter(asked.filter)
     start = asked.cursor if asked.at_ms is None else str(history.since(asked.at_ms))
     source = Range(tenants, filter, asked.newest_first, start, asked.until, limit)
@@ -82,7 +79,7 @@ def _export(request: HttpRequest) -> HttpResponseBase:
 
 
 # (A view of JSON by what it refuses with; typed there as one that does not stream.)
-export = api._json_view(cast("api.View", _export))
+export = api.json_view(cast("api.View", _export))
 
 
 def form_of(name: str) -> Form:
@@ -237,15 +234,6 @@ def _still(
             raise RightLacking("Not all that this file has is yours to see.")
 
     return check
-
-
-def _limit(query: dict[str, list[str]]) -> int | None:
-    text = query.get("limit", [""])[-1]
-    if not text:
-        return None
-    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= MOST_LIMIT:
-        raise InvalidQuery(f"limit is {text[:40]!r}, expected a number from 1 to {MOST_LIMIT:,}.")
-    return int(text)
 
 
 def _address(path: str, query: dict[str, list[str]], source: Range, cursor: str) -> str:

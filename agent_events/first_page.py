@@ -14,8 +14,6 @@ from agent_events.wire import Event
 ROWS = 100
 NEIGHBOURS = 10
 """On each side of an event that is opened by its address."""
-MOST_LOOKS = 8
-"""How often the first render looks further for a filter that matches little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def ending_at(tenants: Tenants, filter: Filter, at: str) -> FirstPage:
 
     Raises InvalidCursor, InvalidQuery, and what `newest` raises.
     """
-    now = str(_back(tenants, filter, LATEST, 1).after)
+    now = str(history.resolve(LATEST).cursor)
     page = _back(tenants, filter, _cursor_of(at), ROWS)
     after = str(page.after)
     newer = _newer(tenants, filter, after) if page.other_way else None
@@ -59,7 +57,7 @@ def around(tenants: Tenants, filter: Filter, event: Event) -> FirstPage:
 
     Raises what `newest` raises.
     """
-    now = str(_back(tenants, filter, LATEST, 1).after)
+    now = str(history.resolve(LATEST).cursor)
     # One more, as the event itself is the first of them; where it does not match, so is one older.
     older = _back(tenants, filter, event.cursor, NEIGHBOURS + 1)
     newer = history.read(tenants, filter, event.cursor, newest_first=False, limit=NEIGHBOURS)
@@ -75,16 +73,7 @@ def around(tenants: Tenants, filter: Filter, event: Event) -> FirstPage:
 
 
 def _back(tenants: Tenants, filter: Filter, cursor: str, limit: int) -> history.Pages:
-    """A page backwards; some looks further, where a filter matches little."""
-    first = page = history.read(tenants, filter, cursor, newest_first=True, limit=limit)
-    events = list(page.events)
-    for _look in range(MOST_LOOKS - 1):
-        if len(events) >= limit or not page.more:
-            break
-        left = limit - len(events)
-        page = history.read(tenants, filter, str(page.before), newest_first=True, limit=left)
-        events += page.events
-    return history.Pages(events, page.before, first.after, page.more, first.other_way, first.notice)
+    return history.read_on(tenants, filter, cursor, newest_first=True, limit=limit)
 
 
 def _newer(tenants: Tenants, filter: Filter, after: str) -> str:

@@ -4,8 +4,9 @@ A cursor is a point between two events. Read from it either way: every event com
 one way gives first the other way never gives.
 """
 
+import re
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import django.db
@@ -24,7 +25,7 @@ from agent_events.log import (
     page_args,
     page_of,
 )
-from agent_events.position import EARLIEST, LATEST, Cursor, Position
+from agent_events.position import EARLIEST, LATEST, MOST_ID, Cursor, Position
 from agent_events.window import Tenants
 from agent_events.wire import Event
 
@@ -179,6 +180,48 @@ def read(
     raise AssertionError("unreachable")
 
 
+def read_on(
+    tenants: Tenants,
+    filter: Filter,
+    cursor: str,
+    *,
+    newest_first: bool,
+    limit: int,
+    until: str = "",
+    looks: int = 0,
+) -> Pages:
+    """As `read`, and further on where that gave less than `limit`: `looks` pages at most.
+
+    0: MOST_LOOKS. Raises what `read` raises.
+    """
+    first = page = read(
+        tenants, filter, cursor, newest_first=newest_first, limit=limit, until=until
+    )
+    events = list(page.events)
+    for _look in range((looks or MOST_LOOKS) - 1):
+        if len(events) >= limit or not page.more:
+            break
+        page = read(
+            tenants,
+            filter,
+            str(page.before if newest_first else page.after),
+            newest_first=newest_first,
+            limit=limit - len(events),
+            until=until,
+        )
+        events += page.events
+    before, after = (page.before, first.after) if newest_first else (first.before, page.after)
+    return replace(first, events=events, before=before, after=after, more=page.more)
+
+
+def resolve(cursor: str) -> Resolved:
+    """The place that is meant by what a client sent: a cursor, `earliest` or `latest`.
+
+    Raises InvalidCursor, WrongDatabase, django.db.Error.
+    """
+    return _at_once(_DjangoLog().resolve(cursor))
+
+
 def one(event_id: int, tenants: Tenants) -> Event | None:
     """The event of this id, once it has its place in the log.
 
@@ -192,6 +235,16 @@ def one(event_id: int, tenants: Tenants) -> Event | None:
         _at_once(log.head())  # an emptied ledger raises: no event has its place then
         return None
     return Event._make(rows[0])
+
+
+def named(text: str, tenants: Tenants, only: Filter) -> Event | None:
+    """The event whose id a client wrote, as `one`.
+
+    None also for what is no id, and for an event that `only` does not let be seen. Raises as `one`.
+    """
+    event_id = int(text) if re.fullmatch("[0-9]{1,19}", text, re.ASCII) else 0
+    found = one(event_id, tenants) if 0 < event_id <= MOST_ID else None
+    return found if found and only.matches(found) else None
 
 
 def since(time_ms: int) -> Cursor:
@@ -252,7 +305,7 @@ def _place(cursor: Cursor) -> Position:
 def _before_id(position: Position) -> Position:
     """Where `agent_events_page_back` begins, so that the event at the position comes first."""
     batch, after_id = position
-    return Position(batch, after_id and min(after_id + 1, 2**63 - 1))
+    return Position(batch, after_id and min(after_id + 1, MOST_ID))
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -34,6 +34,11 @@ class CurrentTransactionId(models.Func):
     output_field = Xid8Field()
 
 
+HUMAN_TYPES = ("needs_human", "escalation", "human.answered")
+"""Questions to people, and their answers."""
+RUN_ENDS = ("run.finished", "run.failed")
+
+
 class AgentEvent(models.Model):
     """One event: a row of the log. Rows are inserted and read, never changed.
 
@@ -63,13 +68,13 @@ class AgentEvent(models.Model):
             models.Index(
                 fields=["tenant_id", "tx", "id"],
                 name="agent_events_human",
-                condition=models.Q(event_type__in=["needs_human", "escalation", "human.answered"]),
+                condition=models.Q(event_type__in=list(HUMAN_TYPES)),
             ),
             models.Index(
                 models.F("tenant_id"),
                 Left(KeyTextTransform("run_id", "payload"), 200),
                 name="agent_events_run_end",
-                condition=models.Q(event_type__in=["run.finished", "run.failed"]),
+                condition=models.Q(event_type__in=list(RUN_ENDS)),
             ),
         )
 

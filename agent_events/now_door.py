@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs
 
 from agent_events.access import admit
 from agent_events.agents_now import look
@@ -19,7 +18,7 @@ from agent_events.filters import Filter
 from agent_events.inline import inline
 from agent_events.lookups import Lookups
 from agent_events.principals import Right
-from agent_events.requests import AWAY
+from agent_events.requests import AWAY, query_of
 from agent_events.responses import JSON, Receive, Send, refuse, respond
 from agent_events.tasks import OfLoop, SharedLook
 from agent_events.window import Tenants
@@ -45,8 +44,7 @@ async def now(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         return
     try:
         principal = await admit(of_scope(scope), Right.SUBSCRIBE)
-        query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
-        tenants = principal.choose(query.get("tenant", []))
+        tenants = principal.choose(query_of(scope).get("tenant", []))
         looks = _looks.get(_Looks)
         seen = await looks.of(tenants, principal.only, inline(scope.get("root_path", "")))
     except (AgentEventsError, *AWAY) as error:

@@ -17,7 +17,8 @@ EARLIEST = "earliest"
 LATEST = "latest"
 
 _CURSOR = re.compile(r"([0-9a-f]{12})-([0-9a-f]{16})-(0|[1-9a-f][0-9a-f]{0,11})", re.ASCII)
-_MOST_ID = 2**63 - 1  # bigint
+MOST_ID = 2**63 - 1
+"""A PostgreSQL `bigint`."""
 
 
 class Position(NamedTuple):
@@ -56,7 +57,7 @@ class Cursor:
         found = _CURSOR.fullmatch(text)
         if found:
             batch, after_id, closed_at_ms = (int(part, 16) for part in found.groups())
-            if batch >= 1 and after_id <= _MOST_ID:
+            if batch >= 1 and after_id <= MOST_ID:
                 return cls(Position(batch, after_id), closed_at_ms)
         raise InvalidCursor(
             f"{text[:64]!r} is no cursor. Send one back exactly as it was received "

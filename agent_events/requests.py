@@ -59,36 +59,48 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRequest(StreamRequest):
-    """A page of history: `limit` in events, `until` a cursor or ''.
+    """Pages of history: `until` a cursor or ''.
 
     `at_ms`: it begins at that time (ms since 1970), and has no cursor.
     """
 
     newest_first: bool
-    limit: int
     until: str
     at_ms: int | None
 
 
 def stream_request(scope: dict[str, Any]) -> StreamRequest:
     """Reads an ASGI scope. Raises InvalidFilter."""
-    query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
+    query = query_of(scope)
     headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
     cursors = [value.decode("latin-1") for name, value in headers if name == b"last-event-id"]
     return StreamRequest(*_whose(query), _cursor(query, LATEST, cursors))
 
 
-def history_request(query_string: str) -> HistoryRequest:
+def query_of(scope: dict[str, Any]) -> dict[str, list[str]]:
+    """The query of an ASGI scope's URL."""
+    return parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"))
+
+
+def limit_of(query: dict[str, list[str]], most: int) -> int | None:
+    """How many events are asked for at most; None: it does not say. Raises InvalidQuery."""
+    text = query.get("limit", [""])[-1]
+    if not text:
+        return None
+    digits = f"[0-9]{{1,{len(str(most))}}}"
+    if not re.fullmatch(digits, text, re.ASCII) or not 1 <= int(text) <= most:
+        said = f"{most:,}" if most >= 10_000 else str(most)
+        raise InvalidQuery(f"limit is {text[:40]!r}, expected a number from 1 to {said}.")
+    return int(text)
+
+
+def history_request(query: dict[str, list[str]]) -> HistoryRequest:
     """Reads a URL's query. Raises InvalidFilter, InvalidQuery."""
-    query = parse_qs(query_string, errors="replace")
     order = query.get("order", ["desc"])[-1]
     if order not in ("asc", "desc"):
         raise InvalidQuery(
             f"order is {order[:40]!r}, expected 'desc' (newest first) or 'asc' (oldest first)."
         )
-    limit = query.get("limit", [str(DEFAULT_LIMIT)])[-1]
-    if not re.fullmatch("[0-9]{1,4}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_LIMIT:
-        raise InvalidQuery(f"limit is {limit[:40]!r}, expected a number from 1 to {MOST_LIMIT}.")
     newest_first = order == "desc"
     given = _cursor(query, "")
     at = query.get("at", [""])[-1].strip()
@@ -98,7 +110,6 @@ def history_request(query_string: str) -> HistoryRequest:
         *_whose(query),
         given or (LATEST if newest_first else EARLIEST),
         newest_first,
-        int(limit),
         query.get("until", [""])[-1].strip(),
         time_ms(at) if at else None,
     )

@@ -1,7 +1,6 @@
 """The live page: the newest events of the log, and the cursor from which its stream goes on."""
 
 import logging
-import re
 import uuid
 from collections.abc import Callable
 from functools import wraps
@@ -33,8 +32,6 @@ from agent_events.errors import (
 from agent_events.principals import Principal, Right, TenantRef
 from agent_events.problems import trouble_of
 from agent_events.requests import filter_of
-from agent_events.window import Tenants
-from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
 
@@ -44,7 +41,6 @@ STREAM_PATH = "ws/agents/stream"
 SSE_PATH = "api/agents/stream"
 NOW_PATH = "api/agents/now"
 EXPORT_PATH = "api/agents/export"
-_MOST_ID = 2**63 - 1
 SAMPLE_AGENT = "5eed0000-0000-4000-8000-000000000001"
 
 # Payloads are agents' words, hence hostile: nothing inline runs, and no other site frames the page.
@@ -143,7 +139,7 @@ def _page(
     asked = filter_of(dict(request.GET.lists()))
     filter = principal.filter(asked)
     at, opened = request.GET.get("at", "").strip(), request.GET.get("event", "").strip()
-    event = _event(opened, tenants, principal) if opened else None
+    event = history.named(opened, tenants, principal.only) if opened else None
     if event is not None:
         rows = first_page.around(tenants, filter, event)
     elif at:
@@ -171,13 +167,6 @@ def _page(
         "user_key": principal.id,
         "login_url": f"{login}?{urlencode({'next': request.get_full_path()})}",
     }
-
-
-def _event(text: str, tenants: Tenants, principal: Principal) -> Event | None:
-    """The event that the address opens; None where it is gone, or not theirs."""
-    event_id = int(text) if re.fullmatch("[0-9]{1,19}", text, re.ASCII) else 0
-    found = history.one(event_id, tenants) if 0 < event_id <= _MOST_ID else None
-    return found if found and principal.only.matches(found) else None
 
 
 def _chosen_tenant(

@@ -72,17 +72,18 @@ def looks() -> list[Look]:
     from django.test import Client
 
     from agent_events import history
+    from agent_events.filters import Filter
     from agent_events.models import Batch, Tenant
     from agent_events.position import LATEST
 
     client = Client(SERVER_NAME="localhost")
     client.force_login(get_user_model().objects.get(username="root"))
     tenant = Tenant.objects.get(name="Harbour")
-    newest = history.read((str(tenant.pk),), _any(), LATEST, newest_first=True, limit=1).events[0]
+    newest = history.read((str(tenant.pk),), Filter(), LATEST, newest_first=True, limit=1).events[0]
     head = Batch.objects.latest("n")
     middle = str(history.start_of(head.n // 2))
     at = Batch.objects.get(n=head.n // 2)
-    inside = history.read((str(tenant.pk),), _any(), middle, newest_first=True, limit=1).events[0]
+    inside = history.read((str(tenant.pk),), Filter(), middle, newest_first=True, limit=1).events[0]
 
     def get(path: str, **query: Any) -> Any:
         answer = client.get(path, query)
@@ -126,12 +127,6 @@ def looks() -> list[Look]:
         export("export of 10,000, CSV", "/api/agents/export?limit=10000&format=csv"),
         export("export of one batch, from the list", f"{EVENTS}?batch={head.n // 2}", **everything),
     ]
-
-
-def _any() -> Any:
-    from agent_events.filters import Filter
-
-    return Filter()
 
 
 def cost_of(look: Look) -> Cost:

@@ -141,9 +141,7 @@ class Tab:
         """What it holds; `collect`: without what is garbage. (That stops the page for a moment.)"""
         if collect:
             self._cdp.send("HeapProfiler.collectGarbage")
-        found = {
-            one["name"]: one["value"] for one in self._cdp.send("Performance.getMetrics")["metrics"]
-        }
+        found = self._metrics()
         return Heap(
             found["JSHeapUsedSize"] / MIB,
             found["Nodes"],

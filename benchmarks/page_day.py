@@ -22,7 +22,7 @@ from benchmarks.browser import Chromium, Frames, Heap, Tab, chromium
 from benchmarks.cluster import TENANT, cluster, wait_until
 from benchmarks.frame import Chart, Part, Row, alone, at_most, number
 from benchmarks.page_events import FIRST_ID
-from benchmarks.page_seen import checked, opened
+from benchmarks.page_seen import checked, opened, top_id
 from benchmarks.player import FILL, Play, Player
 from benchmarks.servers import Site, make_user, serving
 
@@ -152,10 +152,7 @@ def beside_it(site: Site, events: int) -> tuple[list[Heap], int]:
 def newest(tab: Tab, player: Player) -> None:
     """Waits until the newest event is on top."""
     last = player.newest_id()
-    top = tab.page.locator("#events > .row").first
-    wait_until(
-        lambda: top.get_attribute("data-id") == str(last), PATIENCE_S, "the newest event on top"
-    )
+    wait_until(lambda: top_id(tab) == last, PATIENCE_S, "the newest event on top")
 
 
 def _until_taken(player: Player, events: int) -> None:

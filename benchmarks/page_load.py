@@ -23,7 +23,17 @@ from benchmarks.cluster import TENANT, Cluster, cluster
 from benchmarks.frame import Chart, Part, alone, at_least, at_most, number
 from benchmarks.page_events import FIRST_ID
 from benchmarks.page_producer import PageProducer
-from benchmarks.page_seen import MORE_S, Case, behind, came, checked, opened, sampled, until
+from benchmarks.page_seen import (
+    MORE_S,
+    Case,
+    behind,
+    came,
+    checked,
+    opened,
+    sampled,
+    top_id,
+    until,
+)
 from benchmarks.player import FILL, Play, Player
 from benchmarks.servers import Site, make_user, serving
 
@@ -109,7 +119,7 @@ def through_everything(server: Cluster, dsn: str, site: Site, load: Load) -> Cas
         cores["producer"] = written.cpu_s / took_s
         first_id = _last_id(dsn) - written.events  # right before it
         if kept_up:
-            until(lambda: _newest(tab) == _last_id(dsn), "the newest event to be shown")
+            until(lambda: top_id(tab) == _last_id(dsn), "the newest event to be shown")
         frames = tab.frames()
         heaps.append(tab.heap(collect=True))
         if _count(dsn) != total or (kept_up and _heard(tab) != total):
@@ -180,11 +190,6 @@ def _has_taken(player: Player, events: int) -> bool:
 
 def _heard(tab: Tab) -> int:
     return int(tab.page.evaluate("() => window.heard"))
-
-
-def _newest(tab: Tab) -> int:
-    top = tab.page.locator("#events > .row").first.get_attribute("data-id")
-    return int(top or 0)
 
 
 def _last_id(dsn: str) -> int:

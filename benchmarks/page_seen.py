@@ -134,6 +134,11 @@ def opened(browser: Chromium, site: Site, address: str) -> Tab:
     return tab
 
 
+def top_id(tab: Tab) -> int:
+    """The id of the first row."""
+    return int(tab.page.locator("#events > .row").first.get_attribute("data-id") or 0)
+
+
 def sampled(tab: Tab, until: float) -> list[Heap]:
     """The heap each SAMPLE_S, garbage and all: to collect it would stop the page."""
     heaps = []

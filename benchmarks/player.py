@@ -109,12 +109,6 @@ class Player:
         self._end, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_run, args=(site_port, self.port, theirs), daemon=True)
 
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        assert self._process.pid is not None
-        return self._process.pid
-
     def __enter__(self) -> Player:
         self._process.start()
         self._ask(None)

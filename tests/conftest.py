@@ -27,6 +27,7 @@ from tests.support import Server, make_tenant, make_user, manage
 from tests.support.database import ROOT
 
 if TYPE_CHECKING:
+    from django.test import Client
     from playwright.sync_api import Browser, Page
 
     from tests.support.live_page import Site
@@ -209,6 +210,25 @@ def connect(dsn: str) -> Iterator[Connect]:
     yield open_connection
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture
+def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
+    """Django of this process on `dsn`."""
+    from tests.support.django_log import django_on
+
+    with django_db_blocker.unblock(), django_on(dsn):
+        yield
+
+
+@pytest.fixture
+def root(django: None) -> Client:
+    """A superuser's client."""
+    from django.contrib.auth import get_user_model
+
+    from tests.support.clients import client_of
+
+    return client_of(get_user_model().objects.create_superuser("root"))
 
 
 @pytest.fixture

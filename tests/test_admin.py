@@ -25,7 +25,6 @@ from agent_events.filters import Filter
 from agent_events.models import Membership, Tenant
 from project.embedded import EmbeddedPostgres
 from tests.support.clients import client_of, staff
-from tests.support.django_log import django_on
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -38,19 +37,6 @@ INSERT = """
     INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)
     SELECT %s, %s, %s, %s FROM generate_series(1, %s) RETURNING id
 """
-
-
-@pytest.fixture
-def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
-    """Django of this process on `dsn`."""
-    with django_db_blocker.unblock(), django_on(dsn):
-        yield
-
-
-@pytest.fixture
-def root(django: None) -> Client:
-    """A superuser's client."""
-    return client_of(get_user_model().objects.create_superuser("root"))
 
 
 @pytest.fixture

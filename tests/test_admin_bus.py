@@ -44,18 +44,11 @@ LATE_MS = 30_000
 
 
 @pytest.fixture
-def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
-    """Django of this process on `dsn`."""
+def django(django: None) -> Iterator[None]:
+    """Django of this process on `dsn`, without the looks of other tests."""
     bus_looks.forget()
-    with django_db_blocker.unblock(), django_on(dsn):
-        yield
+    yield
     bus_looks.forget()
-
-
-@pytest.fixture
-def root(django: None) -> Client:
-    """A superuser's client."""
-    return client_of(get_user_model().objects.create_superuser("root"))
 
 
 def figures(client: Client, query: str = "") -> dict[str, Any]:

@@ -27,19 +27,15 @@ from tests.test_admin import (
     OTHER_AGENT,
     TWO,
     close,
-    django,
     get,
     ids,
     link,
     put,
-    root,
     text,
 )
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
-
-__all__ = ["django", "root"]
 
 
 @pytest.fixture

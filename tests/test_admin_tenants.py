@@ -20,13 +20,11 @@ from agent_events import keys
 from agent_events.admin import tenant_looks
 from agent_events.models import ApiKey, Membership, Tenant
 from tests.support.clients import staff
-from tests.test_admin import EVENTS, close, django, get, link, put, root, text
+from tests.test_admin import EVENTS, close, get, link, put, text
 
 Connection = psycopg.Connection[Any]
 TENANTS = "/admin/agent_events/tenant/"
 KEYS = "/admin/agent_events/apikey/"
-
-__all__ = ["django", "root"]
 
 
 @pytest.fixture

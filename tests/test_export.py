@@ -29,7 +29,6 @@ from agent_events.models import Membership, Tenant
 from agent_events.wire import Event
 from tests.conftest import Connect
 from tests.support import Server, make_tenant
-from tests.support.django_log import django_on
 from tests.support.keys import make_key, revoke_key
 from tests.support.streams import insert
 from tests.support.waiting import wait_until
@@ -52,21 +51,6 @@ WSGI = [
     "make_server('127.0.0.1', int('{port}'), get_wsgi_application()).serve_forever()",
 ]
 SERVERS = {"daphne": None, "uvicorn": UVICORN, "wsgi": WSGI}
-
-
-@pytest.fixture
-def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
-    """Django of this process on `dsn`."""
-    with django_db_blocker.unblock(), django_on(dsn):
-        yield
-
-
-@pytest.fixture
-def root(django: None) -> Client:
-    """A superuser's client."""
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root"))
-    return client
 
 
 def close(database: psycopg.Connection[Any]) -> None:
@@ -112,6 +96,16 @@ def pieces_of(answer: Any) -> Iterator[bytes]:
 
 def whole(answer: Any) -> bytes:
     return b"".join(pieces_of(answer))
+
+
+def begun(
+    client: Client, database: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[bytes, Iterator[bytes]]:
+    """The first page, of 5, of a file of 20 events; and the pieces that follow."""
+    monkeypatch.setattr(exporting, "PAGE_EVENTS", 5)
+    many(database, ONE, 20, 10)
+    pieces = pieces_of(client.get(EXPORT, {"order": "asc"}))
+    return next(pieces), pieces
 
 
 def got(client: Client, **query: str | int) -> str:
@@ -255,12 +249,8 @@ def test_no_cell_of_a_csv_is_a_formula(start: str) -> None:
 def test_a_file_ends_where_the_log_ended_when_it_began(
     root: Client, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "PAGE_EVENTS", 5)
     database = connect()
-    many(database, ONE, 20, 10)
-    answer = root.get(EXPORT, {"order": "asc"})
-    pieces = pieces_of(answer)
-    body = next(pieces)
+    body, pieces = begun(root, database, monkeypatch)
     many(database, ONE, 20, 10)
     body += b"".join(pieces)
     assert numbers_of(body) == list(range(20))
@@ -448,12 +438,8 @@ def test_a_file_whose_beginning_was_pruned_says_so_at_its_end(
 def test_a_file_whose_database_failed_in_the_middle_says_so_and_where_to_go_on(
     root: Client, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "PAGE_EVENTS", 5)
     database = connect()
-    many(database, ONE, 20, 10)
-    answer = root.get(EXPORT, {"order": "asc"})
-    pieces = pieces_of(answer)
-    body = next(pieces)
+    body, pieces = begun(root, database, monkeypatch)
     database.execute("ALTER TABLE agent_event_batches RENAME TO away")
     body += b"".join(pieces)
     database.execute("ALTER TABLE away RENAME TO agent_event_batches")

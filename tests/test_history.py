@@ -41,21 +41,6 @@ EVENTS = "/api/agents/events"
 Answer = dict[str, Any]
 
 
-@pytest.fixture
-def django(dsn: str, django_db_blocker: Any) -> Iterator[None]:
-    """Django of this process on `dsn`."""
-    with django_db_blocker.unblock(), django_on(dsn):
-        yield
-
-
-@pytest.fixture
-def root(django: None) -> Client:
-    """A superuser's client."""
-    client = Client()
-    client.force_login(get_user_model().objects.create_superuser("root"))
-    return client
-
-
 def member_of(*tenants: str) -> Client:
     """The client of a user who is a member of these."""
     client = Client()

@@ -103,14 +103,19 @@ def test_nothing_moves_while_a_row_is_open_or_selected_or_text_is(site: Site) ->
     wait_until(lambda: site.shown() == site.ids(), LATE_S, "what waited")
 
 
+def gap_past_the_cap(site: Site, events: int) -> Locator:
+    """What stands for those not shown, where so many came while it was paused."""
+    button(site).click()
+    for _ in range(events // 250):
+        insert_many(site, 250)
+    expect(button(site)).to_have_text(f"Paused: {events:,} new", timeout=LATE_MS)
+    button(site).click()
+    return site.page.locator('[data-notice="gap"]')
+
+
 def test_past_the_cap_a_gap_says_how_many_and_a_click_reads_exactly_those(site: Site) -> None:
     filled(site, 2)
-    button(site).click()
-    for _ in range(6):
-        insert_many(site, 250)
-    expect(button(site)).to_have_text("Paused: 1,500 new", timeout=LATE_MS)
-    button(site).click()
-    gap = site.page.locator('[data-notice="gap"]')
+    gap = gap_past_the_cap(site, 1_500)
     expect(gap).to_contain_text("events not shown", timeout=LATE_MS)
     wait_until(lambda: site.shown()[-2:] == site.ids()[-2:], LATE_S, "what waited")
     ids, shown = site.ids(), site.shown()
@@ -128,12 +133,7 @@ def test_past_the_cap_a_gap_says_how_many_and_a_click_reads_exactly_those(site: 
 
 def test_filling_a_gap_moves_nothing_under_the_reader(site: Site) -> None:
     filled(site, 60)
-    button(site).click()
-    for _ in range(5):
-        insert_many(site, 250)
-    expect(button(site)).to_have_text("Paused: 1,250 new", timeout=LATE_MS)
-    button(site).click()
-    gap = site.page.locator('[data-notice="gap"]')
+    gap = gap_past_the_cap(site, 1_250)
     expect(gap).to_be_attached(timeout=LATE_MS)
     site.page.evaluate(
         """() => {

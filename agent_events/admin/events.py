@@ -101,10 +101,11 @@ class AgentEventAdmin(ExportActions):
         return _("All that match")
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: Any = None) -> Any:
-        """The event, with its place in the log's order as `placed`."""
+        """The event, with its place in the log's order as `placed`, and the live page as `live`."""
         found: Any = super().get_object(request, object_id, from_field)
         if found is not None:
             found.placed = history.one(found.pk, None)
+            found.live = LivePage(request)
         return found
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AgentEvent]:
@@ -119,7 +120,7 @@ class AgentEventAdmin(ExportActions):
         if placed is None:
             return []
         here = {"around": placed.cursor}
-        live = LivePage(request).of(str(row.tenant_id), placed.id)
+        live = row.live.of(str(row.tenant_id), placed.id)
         ways: list[tuple[Any, str]] = [
             *([(_("On the live page"), live)] if live else []),
             (_("Around it"), self.list_url(**here)),
@@ -146,7 +147,7 @@ class AgentEventAdmin(ExportActions):
         placed: Event | None = obj.placed
         if placed is not None:
             run = run_of(placed.id, get_settings().database)
-            context["related"] = related_to(placed, run, LivePage(request), self.list_url)
+            context["related"] = related_to(placed, run, obj.live, self.list_url)
             context["sees_ledger"] = self.may_view(request, Batch)
         return super().render_change_form(request, context, add, change, form_url, obj)
 

@@ -1,6 +1,7 @@
 """The events of the list as files: those that are selected, or all that match. As admin actions."""
 
 from typing import Any, cast
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
@@ -11,11 +12,11 @@ from django.utils.translation import gettext_lazy as _
 from agent_events.admin import looks
 from agent_events.admin.forms import EventsForm
 from agent_events.admin.read_only import ReadOnlyAdmin
+from agent_events.admin.rows import names_of
 from agent_events.errors import AgentEventsError, LimitReached, RightLacking
 from agent_events.export_door import download, file_name
 from agent_events.export_forms import FORMS
 from agent_events.exporting import Chosen, Export, Range, Source
-from agent_events.models import Tenant
 
 
 class ExportActions(ReadOnlyAdmin):
@@ -63,7 +64,6 @@ class ExportActions(ReadOnlyAdmin):
                 return None
             kept = {k: v for k, v in request.GET.lists() if k not in EventsForm.PLACES}
             address = self.list_url(**kept, before="")
-        names = dict(Tenant.objects.filter(pk=tenant).values_list("id", "name")) if tenant else {}
         made = Export(
             source,
             form,
@@ -71,6 +71,7 @@ class ExportActions(ReadOnlyAdmin):
             lambda: self._check(request),
         )
         whose = None if tenant is None else (tenant,)
+        names = names_of([] if tenant is None else [UUID(tenant)])
         try:
             name = file_name(form, whose, {str(id_): name for id_, name in names.items()})
             return download(request, made, name, holder)

@@ -11,9 +11,7 @@ from agent_events.conf import get_settings
 from agent_events.errors import InvalidCursor, InvalidFilter
 from agent_events.filters import Filter
 from agent_events.models import AgentEvent, Tenant
-from agent_events.position import Cursor
-
-MOST_ID = 2**63 - 1  # bigint
+from agent_events.position import MOST_ID, Cursor
 
 
 def _time(label: Any) -> forms.DateTimeField:

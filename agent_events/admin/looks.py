@@ -167,32 +167,23 @@ class Search:
         return self._told(Look(walk.events[::-1], None, newer, notice=walk.notice), walk, limit)
 
     def _walk(self, cursor: str, newest_first: bool, limit: int, looks: int = 0) -> _Walk:
-        tenants = None if self.tenant is None else (self.tenant,)
-        bound = self.span.first if newest_first else self.span.last
-        walk: _Walk | None = None
-        for _look in range(looks or history.MOST_LOOKS):
-            wanted = limit - (len(walk.events) if walk else 0)
-            page = history.read(
-                tenants, self.filter, cursor, newest_first=newest_first, limit=wanted
-            )
-            start, end = (page.after, page.before) if newest_first else (page.before, page.after)
-            if walk is None:
-                walk = _Walk([], start, end, page.more, page.other_way, page.notice)
-            inside = [event for event in page.events if self.span.holds(event)]
-            walk.events += inside
-            walk.end = end
-            passed_bound = bound is not None and (
-                end.position <= bound.position if newest_first else end.position >= bound.position
-            )
-            walk.more = page.more and not passed_bound
-            if not (walk.more and self.filter) or len(walk.events) >= limit:
-                break
-            cursor = str(end)
-        assert walk is not None
-        far = self.span.last if newest_first else self.span.first
-        if far is not None and walk.start.position == far.position:
-            walk.other_way = False
-        return walk
+        far, bound = self.span.last, self.span.first
+        if not newest_first:
+            far, bound = bound, far
+        page = history.read_on(
+            None if self.tenant is None else (self.tenant,),
+            self.filter,
+            cursor,
+            newest_first=newest_first,
+            limit=limit,
+            until=str(bound or ""),
+            looks=looks if self.filter else 1,
+        )
+        start, end = (page.after, page.before) if newest_first else (page.before, page.after)
+        inside = [event for event in page.events if self.span.holds(event)]
+        begins_there = far is not None and start.position == far.position
+        other_way = page.other_way and not begins_there
+        return _Walk(inside, start, end, page.more, other_way, page.notice)
 
     def _told(self, look: Look, walk: _Walk, limit: int) -> Look:
         """With how far it came, where it ended for having looked for long enough."""

@@ -16,7 +16,53 @@ from agent_events.conf import get_settings
 M = TypeVar("M", bound=Model)
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+class LinkedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+    """Leads from a row's own page to the pages of other models, as far as somebody may open them.
+
+    A subclass gives `ways`; its `change_form_template` shows them.
+    """
+
+    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
+        """Where one goes on from a row's own page: what to call it, and its address."""
+        raise NotImplementedError
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Model | None = None,
+    ) -> HttpResponse:
+        """With the ways on from it; a row that is being made has none."""
+        if obj is not None:
+            context = {**context, "ways": self.ways(request, obj)}
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def url(self, page: str, *args: Any, model: type[Model] | None = None) -> str:
+        """The address of a page (`changelist`, `change`) of this model, or of another one."""
+        opts = (model or self.model)._meta
+        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
+        return reverse(name, args=args, current_app=self.admin_site.name)
+
+    def list_url(self, model: type[Model] | None = None, /, **query: Any) -> str:
+        """The address of the list of this model, or of another one, with a query.
+
+        A list is a name that is there several times.
+        """
+        url = self.url("changelist", model=model)
+        return f"{url}?{urlencode(query, doseq=True)}" if query else url
+
+    def may_view(self, request: HttpRequest, model: type[M]) -> bool:
+        """Is there a page of this model here, and may they open it?"""
+        site = self.admin_site
+        return site.is_registered(model) and site.get_model_admin(model).has_view_permission(
+            request
+        )
+
+
+class ReadOnlyAdmin(LinkedAdmin):
     """Shows rows to superusers and to staff with Django's view permission, and changes nothing.
 
     Deliberately without Django's ChangeList, whose paginator counts and skips rows: a subclass
@@ -62,44 +108,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Where the log is, whatever the routers say."""
         return super().get_queryset(request).using(get_settings().database)
-
-    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
-        """Where one goes on from a row's own page: what to call it, and its address."""
-        raise NotImplementedError
-
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Model | None = None,
-    ) -> HttpResponse:
-        """With the ways on from it."""
-        context = {**context, "ways": self.ways(request, obj)}
-        return super().render_change_form(request, context, add, change, form_url, obj)
-
-    def url(self, page: str, *args: Any, model: type[Model] | None = None) -> str:
-        """The address of a page (`changelist`, `change`) of this model, or of another one."""
-        opts = (model or self.model)._meta
-        name = f"admin:{opts.app_label}_{opts.model_name}_{page}"
-        return reverse(name, args=args, current_app=self.admin_site.name)
-
-    def list_url(self, model: type[Model] | None = None, /, **query: Any) -> str:
-        """The address of the list of this model, or of another one, with a query.
-
-        A list is a name that is there several times.
-        """
-        url = self.url("changelist", model=model)
-        return f"{url}?{urlencode(query, doseq=True)}" if query else url
-
-    def may_view(self, request: HttpRequest, model: type[M]) -> bool:
-        """Is there a page of this model here, and may they open it?"""
-        site = self.admin_site
-        return site.is_registered(model) and site.get_model_admin(model).has_view_permission(
-            request
-        )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody: producers insert events, and appends close batches."""

@@ -11,14 +11,14 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldError
-from django.db.models import Count, Max, Model, OuterRef, Q, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.db.models import Count, Max, OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from agent_events.admin import tenant_looks
 from agent_events.admin.keys import KeysInline
+from agent_events.admin.read_only import LinkedAdmin
 from agent_events.admin.rows import LivePage, created
 from agent_events.conf import DEFAULT_RESOLVER, get_settings
 from agent_events.models import AgentEvent, ApiKey, Membership, Tenant
@@ -50,7 +50,7 @@ class _WithNewest(ChangeList):
 
 
 @admin.register(Tenant)
-class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class TenantAdmin(LinkedAdmin):
     """Tenants, and what there is to know of one."""
 
     search_fields = ("name",)
@@ -79,7 +79,7 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return [
             "name",
             "id",
-            *(["members_text"] if self.may_view(request, Membership) else []),
+            *(["members_text"] if self._may_view_members(request) else []),
             *(["keys_text", "key_used_text"] if self.may_view(request, ApiKey) else []),
             *(["newest_text"] if self.may_view(request, AgentEvent) else []),
             "created_at",
@@ -90,7 +90,7 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         fieldsets: list[Any] = [(None, {"fields": ("name", "id", "created_at")})]
         if obj is not None and self.may_view(request, AgentEvent):
             fieldsets.append((_("In the log"), {"fields": ("newest_text", "lately_text")}))
-        if obj is not None and self.may_view(request, Membership):
+        if obj is not None and self._may_view_members(request):
             fieldsets.append((_("Who can see it"), {"fields": ("others_text",)}))
         return fieldsets
 
@@ -98,43 +98,22 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """A tenant that is being made has no keys yet."""
         return (MembershipInline,) if obj is None else self.inlines
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Tenant | None = None,
-    ) -> HttpResponse:
-        """With the ways on from it."""
-        if obj is not None:
-            context["ways"] = self._ways(request, obj)
-        return super().render_change_form(request, context, add, change, form_url, obj)
-
-    def may_view(self, request: HttpRequest, model: type[Model]) -> bool:
-        """May they see rows of this model? (Changing is seeing, as everywhere in the admin.)"""
-        app, name = model._meta.app_label, model._meta.model_name
-        user: Any = request.user
-        return any(user.has_perm(f"{app}.{what}_{name}") for what in ("view", "change"))
-
-    def _ways(self, request: HttpRequest, tenant: Tenant) -> list[tuple[Any, str]]:
+    def ways(self, request: HttpRequest, row: Any) -> list[tuple[Any, str]]:
+        """Its events, where they are live and where they are kept, and its keys."""
         ways: list[tuple[Any, str]] = []
-        if live := LivePage(request).of(str(tenant.pk)):
+        if live := LivePage(request).of(str(row.pk)):
             ways.append((_("On the live page"), live))
         if self.may_view(request, AgentEvent):
-            ways.append(
-                (_("Its events"), f"{self._url('agentevent_changelist')}?tenant={tenant.pk}")
-            )
-        keys = self._url("apikey_changelist")
+            ways.append((_("Its events"), self.list_url(AgentEvent, tenant=row.pk)))
         if self.may_view(request, ApiKey):
-            ways.append((_("Its keys"), f"{keys}?tenant__id__exact={tenant.pk}"))
+            ways.append((_("Its keys"), self.list_url(ApiKey, tenant__id__exact=row.pk)))
         if request.user.has_perm("agent_events.add_apikey"):
-            ways.append((_("Make a key"), f"{self._url('apikey_add')}?tenant={tenant.pk}"))
+            ways.append((_("Make a key"), f"{self.url('add', model=ApiKey)}?tenant={row.pk}"))
         return ways
 
-    def _url(self, page: str, *args: Any) -> str:
-        return reverse(f"admin:agent_events_{page}", args=args, current_app=self.admin_site.name)
+    def _may_view_members(self, request: HttpRequest) -> bool:
+        """They have no page of their own."""
+        return MembershipInline(Tenant, self.admin_site).has_view_permission(request)
 
     @admin.display(description=_("members"), ordering="members_there")
     def members_text(self, tenant: Any) -> int:
@@ -158,7 +137,7 @@ class TenantAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             tenant.newest = tenant_looks.newest([tenant.pk]).get(tenant.pk)
         if tenant.newest is None:
             return _("none")
-        url = self._url("agentevent_change", tenant.newest.id)
+        url = self.url("change", tenant.newest.id, model=AgentEvent)
         return format_html('<a href="{}">{}</a>', url, created(tenant.newest.created_at))
 
     @admin.display(description=_("events"))

@@ -47,12 +47,12 @@ def _export(settings: Settings) -> dict[str, Any]:
         },
         parameters=[
             query("format", {"enum": list(FORMS), "default": "jsonl"}, "The form of the file."),
-            *reading._whose(),
-            reading._cursor(f"`{LATEST}` for `desc`, `{EARLIEST}` for `asc`"),
+            *reading.whose(),
+            reading.cursor(f"`{LATEST}` for `desc`, `{EARLIEST}` for `asc`"),
             reading.at(),
             query(
                 "until",
-                reading._PLACE,
+                reading.PLACE,
                 "Where to end: a cursor. Left out: the other end of the log, as it is now.",
             ),
             query("order", {"enum": ["desc", "asc"], "default": "desc"}, "By the log's order."),

@@ -4,7 +4,8 @@ from typing import Any
 
 from agent_events.agents_now import MINUTES, MOST_AGENTS, MOST_EVENTS, MOST_HUMAN
 from agent_events.conf import Settings
-from agent_events.contract.pieces import EITHER_WAY, answer, json_of, operation, query, refusals
+from agent_events.contract import reading
+from agent_events.contract.pieces import EITHER_WAY, answer, json_of, operation, refusals
 from agent_events.contract.schemas import (
     AGENT,
     CURSOR,
@@ -17,8 +18,6 @@ from agent_events.contract.schemas import (
     text,
     whole,
 )
-
-TAG = "Reading"
 
 
 def paths() -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _now() -> dict[str, Any]:
     }
     return operation(
         "agentsNow",
-        TAG,
+        reading.TAG,
         "What each agent is at",
         f"A bounded look at the newest {MOST_EVENTS:,} events of the tenants. All who ask for the "
         "same within a second share it.",
@@ -101,12 +100,7 @@ def _now() -> dict[str, Any]:
             **refusals("BadRequest", "NotSignedIn", "Forbidden", "NotFound", "Unavailable"),
         },
         parameters=[
-            query(
-                "tenant",
-                {"type": "array", "items": text(format="uuid")},
-                "Whose agents; repeat it for several. May be left out by whoever has one tenant.",
-                example=[TENANT],
-            )
+            reading.tenant("agents"),
         ],
         security=EITHER_WAY,
     )

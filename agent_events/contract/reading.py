@@ -29,12 +29,11 @@ from agent_events.contract.schemas import (
     whole,
     words,
 )
-from agent_events.position import EARLIEST, LATEST
+from agent_events.position import EARLIEST, LATEST, MOST_ID
 from agent_events.requests import DEFAULT_LIMIT, MOST_LIMIT
 
 TAG = "Reading"
-_MOST_ID = 2**63 - 1
-_PLACE: Schema = {
+PLACE: Schema = {
     "type": "string",
     "anyOf": [{"pattern": CURSOR_PATTERN}, {"enum": [EARLIEST, LATEST, ""]}],
     "examples": [CURSOR],
@@ -86,24 +85,30 @@ def schemas() -> dict[str, Schema]:
 def stream_query() -> list[dict[str, Any]]:
     """The query of either stream."""
     return [
-        *_whose(),
-        _cursor(LATEST),
+        *whose(),
+        cursor(LATEST),
         *(
-            query(name, _PLACE, "The same as `cursor`, as some clients spell it.")
+            query(name, PLACE, "The same as `cursor`, as some clients spell it.")
             for name in ("lastEventId", "last_event_id")
         ),
         query("ticket", text(), "A ticket of `POST /api/agents/tickets`: it works once."),
     ]
 
 
-def _whose() -> list[dict[str, Any]]:
+def tenant(whose: str) -> dict[str, Any]:
+    """Which tenants; `whose`: what of theirs is asked for."""
+    return query(
+        "tenant",
+        {"type": "array", "items": text(format="uuid")},
+        f"Whose {whose}; repeat it for several. May be left out by whoever has one tenant.",
+        example=[TENANT],
+    )
+
+
+def whose() -> list[dict[str, Any]]:
+    """Which events: the tenants, and the filter."""
     return [
-        query(
-            "tenant",
-            {"type": "array", "items": text(format="uuid")},
-            "Whose events; repeat it for several. May be left out by whoever has one tenant.",
-            example=[TENANT],
-        ),
+        tenant("events"),
         query(
             "agent", patterns("An agent's id."), "Events of these agents. A trailing `*`: a prefix."
         ),
@@ -125,10 +130,11 @@ def _whose() -> list[dict[str, Any]]:
     ]
 
 
-def _cursor(left_out: str) -> dict[str, Any]:
+def cursor(left_out: str) -> dict[str, Any]:
+    """Where to go on; `left_out`: from where, where it is left out."""
     return query(
         "cursor",
-        _PLACE,
+        PLACE,
         f"Where to go on: a cursor as it came, `{EARLIEST}` or `{LATEST}`. Left out or empty: "
         f"{left_out}.",
     )
@@ -167,7 +173,7 @@ def _stream(settings: Settings) -> dict[str, Any]:
         },
         parameters=[
             *stream_query(),
-            header("Last-Event-ID", _PLACE, "The same as `cursor`, and it wins."),
+            header("Last-Event-ID", PLACE, "The same as `cursor`, and it wins."),
         ],
         security=STREAMS,
     )
@@ -200,12 +206,12 @@ def _history() -> dict[str, Any]:
             **refusals("BadRequest", "NotSignedIn", "Forbidden", "NotFound", "Unavailable"),
         },
         parameters=[
-            *_whose(),
-            _cursor(f"`{LATEST}` for `desc`, `{EARLIEST}` for `asc`"),
+            *whose(),
+            cursor(f"`{LATEST}` for `desc`, `{EARLIEST}` for `asc`"),
             at(),
             query(
                 "until",
-                _PLACE,
+                PLACE,
                 "Where to end, exactly: a cursor. `asc` gives events up to it, `desc` down to it.",
             ),
             query("order", {"enum": ["desc", "asc"], "default": "desc"}, "By the log's order."),
@@ -225,7 +231,7 @@ def _event() -> dict[str, Any]:
         "in": "path",
         "required": True,
         "description": "The event's id.",
-        "schema": whole(minimum=1, maximum=_MOST_ID),
+        "schema": whole(minimum=1, maximum=MOST_ID),
         "example": 1,
     }
     return operation(

@@ -5,6 +5,7 @@ from typing import Any
 from agent_events.conditions import CONDITION_CHARS
 from agent_events.conf import Settings
 from agent_events.filters import MOST_PATTERNS, MOST_TEXTS, PATTERN_CHARS, TEXT_CHARS
+from agent_events.position import MOST_ID
 
 Schema = dict[str, Any]
 
@@ -113,7 +114,7 @@ def stream_event(settings: Settings) -> Schema:
 
 def _event() -> dict[str, Schema]:
     return {
-        "id": whole("Unique, and no order: cursors are.", minimum=1, maximum=2**63 - 1),
+        "id": whole("Unique, and no order: cursors are.", minimum=1, maximum=MOST_ID),
         "tenantId": text(format="uuid"),
         "agentId": text(format="uuid"),
         "type": text(minLength=1, maxLength=200),

@@ -56,7 +56,7 @@ def agent_events_cursor() -> str:
     """
     try:
         with _apart():
-            return history.latest((), limit=1).cursor
+            return str(history.resolve(LATEST).cursor)
     except (Error, WrongDatabase) as error:
         _no_cursor(error)
         return LATEST

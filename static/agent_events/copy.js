@@ -2,15 +2,19 @@
 
 const SHOWN_MS = 1_500;
 
-/** @param {string | HTMLElement} source text, or what has it @param {HTMLElement | null} [button] tells how it went */
+/**
+ * @param {string | HTMLElement} source text, or what has it @param {HTMLElement | null} [button] tells how it went
+ * @returns {Promise<boolean>} whether it is copied
+ */
 export async function copyText(source, button = null) {
   const text = typeof source === "string" ? source : (source.textContent ?? "");
   const done = (await byApi(text)) || bySelection(text);
-  if (!button) return;
+  if (!button) return done;
   const label = button.dataset.label ?? button.textContent ?? "";
   button.dataset.label = label;
   button.textContent = done ? "Copied" : "Select and copy by hand";
   setTimeout(() => (button.textContent = label), SHOWN_MS);
+  return done;
 }
 
 /** @param {string} text */

@@ -7,6 +7,11 @@ export function byId(id) {
   return found;
 }
 
+/** @param {HTMLTemplateElement} template of one element @returns {HTMLElement} that, anew */
+export function madeFrom(template) {
+  return /** @type {HTMLElement} */ (template.content.firstElementChild?.cloneNode(true));
+}
+
 /** Sets only what changed: a text that is set anew is laid out anew. @param {Element} element @param {string} text */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -1,7 +1,7 @@
 /** Feeds in other people's pages: keeps each one that the template tag rendered live. docs/embedding.md */
 
 import { AgentEvents } from "./client.js";
-import { setText } from "./dom.js";
+import { madeFrom, setText } from "./dom.js";
 import { clockSeconds, plural, shortId } from "./format.js";
 import { parse } from "./json.js";
 import { summarise } from "./summary.js";
@@ -107,7 +107,7 @@ class Embed {
 
   /** @param {AgentEvent} event */
   make(event) {
-    const row = /** @type {HTMLElement} */ (this.template.content.firstElementChild?.cloneNode(true));
+    const row = madeFrom(this.template);
     row.dataset.id = String(event.id);
     const { feed } = this.root.dataset;
     const line = /** @type {HTMLAnchorElement} */ (row.firstElementChild);

@@ -115,6 +115,12 @@ export function age(ms) {
   return `${Math.floor(seconds / 86_400)} d ago`;
 }
 
+/** @param {string} text @param {number} limit in characters @returns {string} on one line, and no longer */
+export function clip(text, limit) {
+  const line = text.slice(0, limit * 2).replace(/\s+/g, " ");
+  return line.length > limit ? `${line.slice(0, limit - 1)}…` : line;
+}
+
 /** @param {string} id @returns {string} the first 8 characters of a UUID; other names as they are */
 export function shortId(id) {
   return /^[0-9a-f]{8}-[0-9a-f-]{27}$/i.test(id) ? id.slice(0, 8) : id;

@@ -33,6 +33,11 @@ export function pretty(value) {
   return JSON.stringify(value, null, 2);
 }
 
+/** @param {unknown} value @returns {value is Record<string, any>} */
+export function isRecord(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 /** @param {unknown} value @returns {value is RawNumber} whether it is a number that kept its own text */
 export function isRawNumber(value) {
   return raw.isRawJSON?.(value) ?? false;

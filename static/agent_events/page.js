@@ -6,7 +6,9 @@
 import { Agents } from "./agents/agents.js";
 import { BusLine } from "./bus/line.js";
 import { AgentEvents } from "./client.js";
+import { byId } from "./dom.js";
 import { Feed } from "./feed/feed.js";
+import { shortId } from "./format.js";
 import { parse } from "./json.js";
 import { filterOf, narrowed, readView, sameFilter, writeView } from "./view/address.js";
 import { Controls } from "./view/controls.js";
@@ -67,6 +69,8 @@ export class Page {
       everything: "everything" in main.dataset,
     };
     this.view = readView(location.search);
+    const { options } = /** @type {HTMLSelectElement} */ (byId("tenant"));
+    this.tenantNames = new Map(Array.from(options, (option) => [option.value, option.textContent?.trim() ?? ""]));
     /** When the address was last written, in ms since the page was loaded. */
     this.addressMs = -ADDRESS_MS;
     /** Server's clock less ours, in ms; the first answer of the server says. */
@@ -92,9 +96,19 @@ export class Page {
     document.addEventListener("visibilitychange", () => document.hidden || this.stream?.wake());
   }
 
+  /** The one tenant that is shown; empty for all. */
+  get tenant() {
+    return this.view.tenant || this.config.tenant;
+  }
+
   /** What AgentEvents, the history and the export are asked for. */
   get filter() {
-    return filterOf({ ...this.view, tenant: this.view.tenant || this.config.tenant });
+    return filterOf({ ...this.view, tenant: this.tenant });
+  }
+
+  /** @param {string} id @returns {string} what the choice of tenants calls it */
+  tenantName(id) {
+    return this.tenantNames.get(id) ?? shortId(id);
   }
 
   /** @returns {number} the server's clock, in ms since 1970 */

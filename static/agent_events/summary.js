@@ -4,8 +4,9 @@
  * comes out is text.
  */
 
-import { dollars, duration, plural, shortId } from "./format.js";
-import { toNumber } from "./json.js";
+import { clip, dollars, duration, plural, shortId } from "./format.js";
+import { isRecord, toNumber } from "./json.js";
+import { kindOf, toneOf } from "./kinds.js";
 
 /**
  * @typedef {Record<string, any>} Payload
@@ -25,11 +26,6 @@ import { toNumber } from "./json.js";
 
 const LINE_LIMIT = 300;
 const LARGE = "Large payload: open the row to load it";
-
-const ERROR = /(^|[._])(error|failed|failure)$/;
-
-/** Types that are spelled otherwise but mean the same. @type {Record<string, string>} */
-const ALIASES = { turn_complete: "turn.finished", escalation: "needs_human" };
 
 /** Keys that have their own place, or say where an event belongs rather than what happened. */
 const ELSEWHERE = new Set([
@@ -53,12 +49,12 @@ const READERS = {
 
 /** @param {{agentId: string, type: string, payload: any, payloadHref?: string}} event @returns {Summary} */
 export function summarise(event) {
-  const type = plainType(event.type);
+  const { family, verb, isError } = kindOf(event.type);
   const payload = isRecord(event.payload) ? event.payload : {};
-  const kind = kindOf(type);
+  const kind = family || (isError ? "error" : "other");
   const tone = toneOf(event.type);
   if (event.payloadHref) return { kind, tone, agent: agentLabel(event), subject: "", text: LARGE, facts: [] };
-  const [subject, text] = tone === "error" ? failure(payload, kind) : read(kind, type, payload, event.payload);
+  const [subject, text] = isError ? failure(payload, kind) : read(kind, verb, payload, event.payload);
   return {
     kind,
     tone,
@@ -78,43 +74,10 @@ function agentLabel(event) {
   return typeof name === "string" && name.trim() ? clip(name.trim(), 40) : shortId(event.agentId);
 }
 
-/** Types are few, and each event asks. @type {Map<string, "plain" | "error" | "attention">} */
-const tones = new Map();
-/** But agents name them: past this the memory of them begins anew. */
-const MOST_TONES = 2_000;
-
-/** @param {string} type as sent @returns {"plain" | "error" | "attention"} how much it matters to whoever watches */
-export function toneOf(type) {
-  let tone = tones.get(type);
-  if (tone) return tone;
-  tone = ERROR.test(type) ? "error" : plainType(type) === "needs_human" ? "attention" : "plain";
-  if (tones.size >= MOST_TONES) tones.clear();
-  tones.set(type, tone);
-  return tone;
-}
-
-/** @param {string} type @returns {boolean} */
-export function isError(type) {
-  return toneOf(type) === "error";
-}
-
-/** @param {string} type */
-function plainType(type) {
-  return Object.hasOwn(ALIASES, type) ? ALIASES[type] : type;
-}
-
-/** @param {string} type @returns {string} */
-function kindOf(type) {
-  if (type === "needs_human" || type.startsWith("human.")) return "human";
-  const family = type.split(".", 1)[0];
-  if (Object.hasOwn(READERS, family)) return family;
-  return ERROR.test(type) ? "error" : "other";
-}
-
-/** @param {string} kind @param {string} type @param {Payload} payload @param {unknown} whole @returns {[string, string]} */
-function read(kind, type, payload, whole) {
+/** @param {string} kind @param {string} verb @param {Payload} payload @param {unknown} whole @returns {[string, string]} */
+function read(kind, verb, payload, whole) {
   if (!Object.hasOwn(READERS, kind)) return ["", brief(whole)];
-  const [subject, text] = READERS[kind](payload, type.split(".")[1] ?? "");
+  const [subject, text] = READERS[kind](payload, verb);
   // A known type with unknown keys still shows what it carries.
   return subject || text ? [subject, text] : ["", brief(whole)];
 }
@@ -145,11 +108,6 @@ function factsOf(payload) {
   const ms = toNumber(payload.duration_ms) ?? toNumber(payload.latency);
   if (ms !== undefined) add("time", duration(ms));
   return facts;
-}
-
-/** @param {unknown} value @returns {value is Payload} */
-function isRecord(value) {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** @param {unknown} value @returns {string} */
@@ -202,10 +160,4 @@ function agentName(value) {
 function turnName(payload) {
   const step = toNumber(payload.step);
   return step === undefined ? "Turn" : `Turn ${step}`;
-}
-
-/** @param {string} text @param {number} limit */
-function clip(text, limit) {
-  const line = text.slice(0, limit * 2).replace(/\s+/g, " ");
-  return line.length > limit ? `${line.slice(0, limit - 1)}…` : line;
 }

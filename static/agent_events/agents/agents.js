@@ -2,6 +2,7 @@
 
 import { clockSeconds } from "../format.js";
 import { parse } from "../json.js";
+import { isFiltered, queryOf, sameFilter, UNFILTERED } from "../view/address.js";
 import { Now } from "./now.js";
 import { Rail } from "./rail.js";
 import { RunAlone } from "./run.js";
@@ -44,7 +45,7 @@ export class Agents {
     this.unsure = false;
     this.isOffline = false;
     /** @param {string} id */
-    const ofSeveral = (id) => (page.config.everything && !page.view.tenant ? tenantName(id) : "");
+    const ofSeveral = (id) => (page.config.everything && !page.view.tenant ? page.tenantName(id) : "");
     this.rail = new Rail({
       choose: (id, exclude, key) => {
         this.now.looked(key);
@@ -72,8 +73,7 @@ export class Agents {
 
   /** Does the stream leave something out that the rail shows? */
   get filtered() {
-    const { agents, notAgents, types, notTypes, texts, where } = this.page.view;
-    return [agents, notAgents, types, notTypes, texts, where].some((list) => list.length > 0);
+    return isFiltered(this.page.view);
   }
 
   /** @param {Batch} batch */
@@ -111,7 +111,7 @@ export class Agents {
       this.now = new AgentsNow();
       this.timeline.clear();
       this.asker.restart();
-    } else {
+    } else if (!sameFilter(view, before)) {
       // With or without a filter: the stream said less than all, or will.
       this.asker.doubt();
     }
@@ -205,16 +205,5 @@ export class Agents {
 
 /** @param {Page} page */
 function nowUrl({ config, filter }) {
-  const query = new URLSearchParams();
-  for (const tenant of filter.tenants) query.append("tenant", tenant);
-  return `${config.nowPath}?${query}`;
-}
-
-/** @param {string} id @returns {string} what the choice of tenants calls it */
-function tenantName(id) {
-  const choice = document.getElementById("tenant");
-  if (choice instanceof HTMLSelectElement) {
-    for (const option of choice.options) if (option.value === id) return option.textContent?.trim() ?? id.slice(0, 8);
-  }
-  return id.slice(0, 8);
+  return `${config.nowPath}?${queryOf({ ...UNFILTERED, tenants: filter.tenants })}`;
 }

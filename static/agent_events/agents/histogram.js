@@ -1,15 +1,14 @@
 /** Events a minute, as bars: errors in them, questions to people above them. A minute is chosen by pointer or keys. */
 
 import { setText } from "../dom.js";
-import { clock, plural } from "../format.js";
+import { clockSeconds, plural } from "../format.js";
 import { begin } from "./ink.js";
-import { MINUTES } from "./minutes.js";
+import { MINUTE_MS, MINUTES } from "./minutes.js";
 
 /** @import { Ink } from "./ink.js" */
 /** @import { Minutes } from "./minutes.js" */
 
 const HEIGHT = 44;
-const MINUTE_MS = 60_000;
 
 export class Histogram {
   /**
@@ -74,9 +73,14 @@ export class Histogram {
     this.#say();
   }
 
-  /** @param {number} i 0 is the oldest minute */
+  /** @param {number} i 0 is the oldest minute @returns {number} since 1970 */
+  #minute(i) {
+    return this.last - MINUTES + 1 + i;
+  }
+
+  /** @param {number} i */
   #of(i) {
-    return this.minutes?.at(this.last - MINUTES + 1 + i) ?? { events: 0, errors: 0, questions: 0 };
+    return this.minutes?.at(this.#minute(i)) ?? { events: 0, errors: 0, questions: 0 };
   }
 
   /** @param {PointerEvent} event */
@@ -100,7 +104,7 @@ export class Histogram {
   }
 
   #go() {
-    this.go((this.last - MINUTES + 1 + this.chosen) * MINUTE_MS);
+    this.go(this.#minute(this.chosen) * MINUTE_MS);
   }
 
   /** @param {KeyboardEvent} event */
@@ -126,7 +130,7 @@ export class Histogram {
   /** @returns {string} the chosen minute in words */
   #say() {
     const { events, errors, questions } = this.#of(this.chosen);
-    const at = clock(new Date((this.last - MINUTES + 1 + this.chosen) * MINUTE_MS)).slice(0, 5);
+    const at = clockSeconds(new Date(this.#minute(this.chosen) * MINUTE_MS)).slice(0, 5);
     const words = [plural(events, "event")];
     if (errors) words.push(plural(errors, "error"));
     if (questions) words.push(`${plural(questions, "question")} to a human`);

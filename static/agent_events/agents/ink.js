@@ -1,8 +1,5 @@
 /** Canvases: their size in the screen's own pixels, and the page's colours, which follow its theme. */
 
-/** Hues of kinds of event, those of row.css. */
-const HUES = { run: 262, turn: 295, tool: 205, handoff: 335, message: 155, guardrail: 110, human: 70, error: 26 };
-
 /**
  * @param {HTMLCanvasElement} canvas @param {number} width @param {number} height in CSS pixels
  * @returns {CanvasRenderingContext2D} empty, in CSS pixels
@@ -21,6 +18,8 @@ export function begin(canvas, width, height) {
 
 /** Custom properties that a canvas draws with. */
 const NAMES = /** @type {const} */ (["text", "muted", "line", "accent", "bad", "warn"]);
+/** Kinds of event that have a hue of their own. */
+const KINDS = ["run", "turn", "tool", "handoff", "message", "guardrail", "human", "error"];
 
 export class Ink {
   /** @param {HTMLElement} root inside of the page: a canvas knows no custom properties, an element does */
@@ -36,6 +35,8 @@ export class Ink {
     });
     this.style = getComputedStyle(root);
     this.sans = this.lightness = this.chroma = "";
+    /** @type {Map<string, string>} */
+    this.hues = new Map();
   }
 
   /** The colours of now; asked for once a drawing. */
@@ -44,16 +45,17 @@ export class Ink {
     this.sans = this.style.fontFamily;
     this.lightness = this.style.getPropertyValue("--hue-lightness");
     this.chroma = this.style.getPropertyValue("--hue-chroma");
+    for (const kind of KINDS) this.hues.set(kind, this.style.getPropertyValue(`--hue-${kind}`));
   }
 
   /** @param {string} kind @param {number} [alpha] */
   kind(kind, alpha = 1) {
-    if (kind === "error") return alpha === 1 ? this.bad : this.hue(HUES.error, alpha);
-    const hue = HUES[/** @type {keyof typeof HUES} */ (kind)];
+    if (kind === "error" && alpha === 1) return this.bad;
+    const hue = this.hues.get(kind);
     return hue === undefined ? this.muted : this.hue(hue, alpha);
   }
 
-  /** @param {number} hue @param {number} [alpha] */
+  /** @param {number | string} hue @param {number} [alpha] */
   hue(hue, alpha = 1) {
     return `oklch(${this.lightness} ${this.chroma} ${hue} / ${alpha})`;
   }

@@ -3,7 +3,7 @@
  * that thousands of marks cost no elements. The pointer or the arrow keys choose a mark.
  */
 
-import { clock } from "../format.js";
+import { clockSeconds } from "../format.js";
 import { hueOf } from "./colours.js";
 import { begin } from "./ink.js";
 import { LOOKS } from "./marks.js";
@@ -22,7 +22,10 @@ const NAMES_SMALL = 64;
 /** A pointer this near to a mark means it, in pixels. */
 const NEAR = 7;
 
-/** @typedef {{x: number, y: number, place: number}} Spot */
+/**
+ * @typedef {{x: number, y: number, place: number}} Spot
+ * @typedef {{y: number, id: string, name: string, tenant: string}} Lane an agent's: `y` is its middle
+ */
 
 export class Lanes {
   /**
@@ -41,10 +44,8 @@ export class Lanes {
     /** Where marks were drawn, oldest first; the objects are used again. @type {Spot[]} */
     this.spots = [];
     this.drawn = 0;
-    /** Names of agents by their key. @type {Map<string, string>} */
-    this.names = new Map();
-    /** Their tenants' names, where several are shown. @type {Map<string, string>} */
-    this.tenants = new Map();
+    /** By their agent's key. @type {Map<string, Lane>} */
+    this.lanes = new Map();
     /** The event that is chosen by keys or pointer; 0 for none. */
     this.chosen = 0;
     root.addEventListener("pointermove", (event) => this.#point(event));
@@ -61,32 +62,33 @@ export class Lanes {
   show(lines, nowMs, ink) {
     const from = nowMs - REACH_MS;
     const width = this.root.clientWidth;
-    const lanes = this.#lanes(lines, from);
+    const lanes = this.#lanesOf(lines, from);
+    this.lanes = lanes;
     const height = Math.max(1, lanes.size) * LANE + 14;
     const context = begin(this.canvas, width, height);
-    const isMixed = [...this.tenants.values()].some(Boolean);
+    const isMixed = [...lanes.values()].some(({ tenant }) => tenant);
     const left = width < 500 ? NAMES_SMALL : isMixed ? NAMES_OF_TENANTS : NAMES;
     const scale = (width - left - 6) / REACH_MS;
     context.font = `11px ${ink.sans}`;
     context.textBaseline = "middle";
     this.#axis(context, ink, left, width, height, nowMs, scale);
-    for (const [key, lane] of lanes) this.#name(context, ink, key, lane, left, width);
+    for (const lane of lanes.values()) this.#name(context, ink, lane, left, width);
     this.marks.eachSpan(from, (span) => {
       const lane = lanes.get(span.agent);
-      if (lane === undefined || (span.end === 0 && span.start < from - REACH_MS)) return;
+      if (!lane || (span.end === 0 && span.start < from - REACH_MS)) return;
       const x = left + Math.max(0, span.start - from) * scale;
       const end = left + ((span.end || nowMs) - from) * scale;
       const tall = span.kind === "run" ? 11 : span.kind === "turn" ? 7 : 3;
       const strength = span.kind === "human" ? 0.5 : 0.28;
       context.fillStyle = span.failed ? ink.kind("error", 0.45) : ink.kind(span.kind, strength);
-      context.fillRect(x, lane * LANE + (LANE - tall) / 2, Math.max(1, end - x), tall);
+      context.fillRect(x, lane.y - tall / 2, Math.max(1, end - x), tall);
     });
     this.drawn = 0;
     this.marks.each(from, (place) => {
       const lane = lanes.get(this.marks.agents[place]);
-      if (lane === undefined) return;
+      if (!lane) return;
       const x = left + (this.marks.times[place] - from) * scale;
-      const y = lane * LANE + LANE / 2;
+      const { y } = lane;
       this.#mark(context, ink, LOOKS[this.marks.looks[place]], x, y);
       const spot = (this.spots[this.drawn] ??= { x: 0, y: 0, place: 0 });
       spot.x = x;
@@ -99,14 +101,18 @@ export class Lanes {
 
   /**
    * Each agent's lane, by name, so that none moves when events come. @param {Line[]} lines
-   * @param {number} from
+   * @param {number} from @returns {Map<string, Lane>}
    */
-  #lanes(lines, from) {
+  #lanesOf(lines, from) {
     const shown = lines.filter((line) => line.lastMs >= from || line.state !== "idle").slice(0, MOST_LANES);
     shown.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.key < b.key ? -1 : 1));
-    this.names = new Map(shown.map((line) => [line.key, line.name]));
-    this.tenants = new Map(shown.map((line) => [line.key, this.tenantName(line.tenantId)]));
-    return new Map(shown.map((line, lane) => [line.key, lane]));
+    const laneOf = (/** @type {Line} */ { id, name, tenantId }, /** @type {number} */ place) => ({
+      y: (place + 0.5) * LANE,
+      id,
+      name,
+      tenant: this.tenantName(tenantId),
+    });
+    return new Map(shown.map((line, place) => [line.key, laneOf(line, place)]));
   }
 
   /**
@@ -124,35 +130,29 @@ export class Lanes {
       context.moveTo(x, 0);
       context.lineTo(x, height - 13);
       context.stroke();
-      if (x > left + 14 && x < width - 16) context.fillText(clock(new Date(minute)).slice(0, 5), x, height - 6);
+      if (x > left + 14 && x < width - 16) context.fillText(clockSeconds(new Date(minute)).slice(0, 5), x, height - 6);
     }
   }
 
   /**
    * @param {CanvasRenderingContext2D} context @param {Ink} ink
-   * @param {string} key @param {number} lane @param {number} left @param {number} width
+   * @param {Lane} lane @param {number} left @param {number} width
    */
-  #name(context, ink, key, lane, left, width) {
-    const y = lane * LANE + LANE / 2;
-    const id = key.slice(36);
+  #name(context, ink, { y, id, name, tenant }, left, width) {
     context.fillStyle = ink.hue(hueOf(id));
     context.fillRect(0, y - 3, 6, 6);
     context.fillStyle = ink.text;
     context.textAlign = "left";
-    let name = this.names.get(key) ?? "";
     const room = left - 16;
-    const tenant = this.tenants.get(key) ?? "";
-    while (name.length > 3 && context.measureText(name).width > room) name = `${name.slice(0, -2)}…`;
-    context.fillText(name, 11, y);
-    const used = context.measureText(name).width + 5;
+    const short = fitting(context, name, room, 3);
+    context.fillText(short, 11, y);
+    const used = context.measureText(short).width + 5;
     if (tenant && room - used > 16) {
       context.fillStyle = ink.muted;
-      let short = tenant;
-      while (short.length > 2 && context.measureText(short).width > room - used) short = `${short.slice(0, -2)}…`;
-      context.fillText(short, 11 + used, y);
+      context.fillText(fitting(context, tenant, room - used, 2), 11 + used, y);
     }
     context.fillStyle = ink.line;
-    context.fillRect(left, lane * LANE + LANE - 0.5, width - left, 0.5);
+    context.fillRect(left, y + LANE / 2 - 0.5, width - left, 0.5);
   }
 
   /**
@@ -230,9 +230,9 @@ export class Lanes {
     }
     const { marks } = this;
     this.chosen = marks.ids[spot.place];
-    const key = marks.agents[spot.place];
-    const name = [this.names.get(key), this.tenants.get(key)].filter(Boolean).join(" · ");
-    this.tell(`${clock(new Date(marks.times[spot.place])).slice(0, 8)} ${name}: ${marks.types[spot.place]}`);
+    const lane = this.lanes.get(marks.agents[spot.place]);
+    const name = [lane?.name, lane?.tenant].filter(Boolean).join(" · ");
+    this.tell(`${clockSeconds(new Date(marks.times[spot.place]))} ${name}: ${marks.types[spot.place]}`);
   }
 
   /** @param {KeyboardEvent} event */
@@ -248,4 +248,14 @@ export class Lanes {
     event.preventDefault();
     event.stopPropagation();
   }
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context @param {string} text @param {number} room in pixels
+ * @param {number} least characters that are kept in any case @returns {string}
+ */
+function fitting(context, text, room, least) {
+  let short = text;
+  while (short.length > least && context.measureText(short).width > room) short = `${short.slice(0, -2)}…`;
+  return short;
 }

@@ -3,11 +3,14 @@
  * oldest make room. Pure.
  */
 
+import { cap } from "../bounded.js";
+import { isRecord } from "../json.js";
+import { kindOf } from "../kinds.js";
 import { spanKey, keyOf } from "./state.js";
-import { idOf, isRecord, kindOf } from "./words.js";
+import { idOf } from "./words.js";
 
 /** @import { AgentEvent } from "../client.js" */
-/** @import { Kind } from "./words.js" */
+/** @import { Kind } from "../kinds.js" */
 
 const MOST_MARKS = 4_000;
 const MOST_SPANS = 1_000;
@@ -37,6 +40,12 @@ export class Marks {
     /** @type {Map<string, Span>} */
     this.open = new Map();
     /** @type {Span[]} */
+    this.spans = [];
+  }
+
+  clear() {
+    this.size = 0;
+    this.open.clear();
     this.spans = [];
   }
 
@@ -81,7 +90,7 @@ export class Marks {
     const key = `${agent} ${kind.family === "human" ? `human ${run}` : spanKey(kind.family, run, payload)}`;
     if (kind.begins || kind.asks) {
       this.open.set(key, { agent, kind: kind.family, start: time, end: 0, failed: false, id: event.id });
-      if (this.open.size > MOST_OPEN) this.open.delete(/** @type {string} */ (this.open.keys().next().value));
+      cap(this.open, MOST_OPEN);
       return;
     }
     const span = this.open.get(key);

@@ -2,7 +2,7 @@
 
 /** Minutes that are kept. */
 export const MINUTES = 30;
-const MINUTE_MS = 60_000;
+export const MINUTE_MS = 60_000;
 /** Producers' clocks differ: what is from later than this many minutes from now counts as now. */
 const MOST_AHEAD = 1;
 
@@ -36,8 +36,7 @@ export class Minutes {
 
   /** @param {number} minute @param {number} events @param {number} errors @param {number} [questions] */
   add(minute, events, errors, questions = 0) {
-    if (minute > this.newest) this.#advance(minute);
-    if (minute <= this.newest - MINUTES) return;
+    if (!this.#hasPlace(minute)) return;
     const place = minute % MINUTES;
     this.events[place] += events;
     this.errors[place] += errors;
@@ -98,11 +97,16 @@ export class Minutes {
 
   /** @param {number} minute @param {number} events @param {number} errors */
   #atLeast(minute, events, errors) {
-    if (minute > this.newest) this.#advance(minute);
-    if (minute <= this.newest - MINUTES) return;
+    if (!this.#hasPlace(minute)) return;
     const place = minute % MINUTES;
     this.events[place] = Math.max(this.events[place], events);
     this.errors[place] = Math.max(this.errors[place], errors);
+  }
+
+  /** Makes one for a new minute; one that is too old has none. @param {number} minute @returns {boolean} */
+  #hasPlace(minute) {
+    if (minute > this.newest) this.#advance(minute);
+    return minute > this.newest - MINUTES;
   }
 
   /** @param {number} minute the newest from now on */

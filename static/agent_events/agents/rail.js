@@ -3,8 +3,8 @@
  * that moves keeps the focus, and none moves under the pointer.
  */
 
-import { byId, setText } from "../dom.js";
-import { clock, plural } from "../format.js";
+import { byId, madeFrom, setText } from "../dom.js";
+import { clockSeconds, plural } from "../format.js";
 import { keep, kept } from "../view/kept.js";
 import { hueOf } from "./colours.js";
 import { pathOf } from "./sparkline.js";
@@ -21,7 +21,7 @@ const SMALL = "(max-width: 60rem)";
 const MEMORY = "agent_events.rail";
 
 /** What people read. @type {Record<StateName, string>} */
-export const STATE_WORDS = {
+const STATE_WORDS = {
   needsHuman: "needs you",
   failing: "failing",
   stale: "silent",
@@ -30,7 +30,7 @@ export const STATE_WORDS = {
 };
 
 /**
- * @typedef {{item: HTMLLIElement, button: HTMLButtonElement, name: Element, tenant: Element, state: Element, what: Element,
+ * @typedef {{item: HTMLElement, button: HTMLButtonElement, name: Element, tenant: Element, state: Element, what: Element,
  *   age: Element, unseen: HTMLElement, spark: Element, path: string, title: string}} Parts
  */
 
@@ -99,8 +99,7 @@ export class Rail {
 
   /** @param {Line} line @returns {Parts} */
   #make(line) {
-    const model = /** @type {Element} */ (this.template.content.firstElementChild);
-    const item = /** @type {HTMLLIElement} */ (model.cloneNode(true));
+    const item = madeFrom(this.template);
     /** @param {string} name */
     const part = (name) => /** @type {HTMLElement} */ (item.querySelector(name));
     const button = /** @type {HTMLButtonElement} */ (part("button"));
@@ -182,7 +181,7 @@ export class Rail {
 }
 
 /** @param {number} ms @param {number} sinceMs @returns {string} "12s", "5m", "3h", "2d"; nothing where nobody knows */
-export function brief(ms, sinceMs) {
+function brief(ms, sinceMs) {
   if (!sinceMs) return "";
   const seconds = Math.max(0, Math.floor(ms / 1000));
   if (seconds < 60) return `${seconds}s`;
@@ -194,7 +193,7 @@ export function brief(ms, sinceMs) {
 /** @param {Line} line @param {string} tenant @param {number} minute @returns {string} */
 function titleOf(line, tenant, minute) {
   const { events } = line.minutes.at(minute - 1);
-  const since = line.sinceMs ? ` since ${clock(new Date(line.sinceMs)).slice(0, 8)}` : "";
+  const since = line.sinceMs ? ` since ${clockSeconds(new Date(line.sinceMs))}` : "";
   const said = [
     `${line.name}${tenant ? ` of ${tenant}` : ""} ${STATE_WORDS[line.state]}${since}: ${line.what}`,
     `${plural(events, "event")} in the last minute`,

@@ -1,14 +1,17 @@
 /** A run alone, in a dialog: read from the log, and live while it goes on. */
 
-import { byId, setText } from "../dom.js";
+import { cap } from "../bounded.js";
+import { byId, madeFrom, setText } from "../dom.js";
+import { fetched } from "../feed/history.js";
 import { count, dollars, duration } from "../format.js";
 import { parse } from "../json.js";
-import { isOf, readRun } from "./runs.js";
+import { queryOf, UNFILTERED } from "../view/address.js";
+import { isOf, readRun, waitedMs } from "./runs.js";
 
 /** @import { AgentEvent, Batch } from "../client.js" */
 /** @import { Page } from "../page.js" */
 /** @import { View } from "../view/address.js" */
-/** @import { Run, Step } from "./runs.js" */
+/** @import { Step } from "./runs.js" */
 
 /** Events of a run that are read; its newest. */
 const MOST_EVENTS = 2_000;
@@ -53,7 +56,9 @@ export class RunAlone {
     this.events = new Map();
     /** Right behind what was read of the log. */
     this.cursor = "";
+    this.run = readRun([]);
     this.note = "";
+    /** Is what was read not in `run` and on the page yet? */
     this.stale = false;
     this.reading = false;
     this.againMs = 0;
@@ -69,6 +74,7 @@ export class RunAlone {
     if (view.run === this.id) return;
     this.id = view.run;
     this.events.clear();
+    this.stale = true;
     this.cursor = "";
     this.list.replaceChildren();
     if (!this.id) {
@@ -99,10 +105,7 @@ export class RunAlone {
     this.events.set(event.id, event);
     this.stale = true;
     if (this.events.size <= MOST_EVENTS) return;
-    for (const id of this.events.keys()) {
-      this.events.delete(id);
-      break;
-    }
+    cap(this.events, MOST_EVENTS);
     this.note = `This run has more events than ${count(MOST_EVENTS)}: only the newest are shown.`;
   }
 
@@ -130,7 +133,7 @@ export class RunAlone {
       for (const event of live) this.#keep(event);
     } catch (error) {
       if (id !== this.id) return;
-      this.note = `The log could not be read: ${/** @type {Error} */ (error).message}`;
+      this.note = `The run could not be read: ${/** @type {Error} */ (error).message}`;
     } finally {
       if (id === this.id) this.reading = false;
     }
@@ -156,13 +159,15 @@ export class RunAlone {
 
   /** @param {string} id @param {Record<string, string>} more @returns {string} */
   #url(id, more) {
-    const query = new URLSearchParams({ where: `run_id = ${JSON.stringify(id)}`, ...more });
-    for (const tenant of this.page.filter.tenants) query.append("tenant", tenant);
-    return `${this.page.config.eventsPath}?${query}`;
+    const { config, filter } = this.page;
+    const query = queryOf({ ...UNFILTERED, tenants: filter.tenants, where: [`run_id = ${JSON.stringify(id)}`] });
+    for (const [name, value] of Object.entries(more)) query.set(name, value);
+    return `${config.eventsPath}?${query}`;
   }
 
   #draw() {
-    const run = readRun([...this.events.values()]);
+    if (this.stale) this.run = readRun([...this.events.values()]);
+    const { run } = this;
     const nowMs = this.page.now();
     const open = run.state === "running" || run.state === "waiting";
     const end = open ? Math.max(nowMs, run.end) : run.end;
@@ -179,7 +184,7 @@ export class RunAlone {
       ["Tools", count(run.tools), ""],
       ["Tokens", run.tokens ? count(run.tokens) : "", ""],
       ["Cost", run.cost ? dollars(run.cost) : "", ""],
-      ["Waited for humans", run.waitMs || run.state === "waiting" ? duration(waited(run, end)) : "", "human"],
+      ["Waited for humans", run.waitMs || run.state === "waiting" ? duration(waitedMs(run, end)) : "", "human"],
       ["Hand-offs", run.handoffs ? count(run.handoffs) : "", ""],
       ["Errors", run.errors ? count(run.errors) : "", "error"],
     ]);
@@ -195,8 +200,7 @@ export class RunAlone {
   }
 
   #add() {
-    const model = /** @type {Element} */ (this.template.content.firstElementChild);
-    const item = /** @type {HTMLElement} */ (model.cloneNode(true));
+    const item = madeFrom(this.template);
     this.list.append(item);
     return item;
   }
@@ -252,21 +256,12 @@ export class RunAlone {
     if (!(link instanceof HTMLAnchorElement) || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     this.dialog.close();
-    /** @type {any} */ (this.page).goTo({ event: link.dataset.event });
+    this.page.goTo({ event: link.dataset.event ?? "" });
   }
-}
-
-/** @param {Run} run @param {number} end */
-function waited(run, end) {
-  let total = 0;
-  for (const step of run.steps) if (step.kind === "wait") total += (step.end || end) - step.start;
-  return total;
 }
 
 /** @param {string} url @returns {Promise<{events: AgentEvent[], after: string, next: string | null}>} */
 async function ask(url) {
-  const response = await fetch(url);
-  const text = await response.text();
-  if (!response.ok) throw new Error(`the server answered ${response.status}`);
-  return parse(text);
+  const response = await fetched(url);
+  return parse(await response.text());
 }

@@ -1,10 +1,13 @@
 /** One run out of its events: what it did, when, for how long, and what it cost. Pure. */
 
-import { toNumber } from "../json.js";
-import { errorText, idOf, isRecord, kindOf, questionText, said, spanText } from "./words.js";
+import { shortId } from "../format.js";
+import { isRecord, toNumber } from "../json.js";
+import { kindOf } from "../kinds.js";
+import { spanKey } from "./state.js";
+import { errorText, idOf, questionText, said, spanText } from "./words.js";
 
 /** @import { AgentEvent } from "../client.js" */
-/** @import { Kind } from "./words.js" */
+/** @import { Kind } from "../kinds.js" */
 
 /**
  * @typedef {object} Step
@@ -58,10 +61,10 @@ export function readRun(events) {
     const at = (event.createdAt && Date.parse(event.createdAt)) || run.end;
     run.start = run.start ? Math.min(run.start, at) : at;
     run.end = Math.max(run.end, at);
-    const agent = said(payload, "agent") || event.agentId.slice(0, 8);
+    const agent = said(payload, "agent") || shortId(event.agentId);
     if (!run.agents.includes(agent)) run.agents.push(agent);
     if (kind.isError) run.errors += 1;
-    const key = keyOf(kind, payload);
+    const key = spanKey(kind.family, "", payload); // of one run
     const step = open.get(key) ?? null;
     if (kind.begins || kind.asks) {
       const made = stepOf(event, kind, payload, at);
@@ -93,16 +96,17 @@ export function readRun(events) {
   run.turns = steps.filter((step) => step.kind === "turn").length;
   run.tools = steps.filter((step) => step.kind === "tool").length;
   run.handoffs = steps.filter((step) => step.kind === "handoff").length;
-  for (const step of steps) if (step.kind === "wait") run.waitMs += (step.end || run.end) - step.start;
+  run.waitMs = waitedMs(run, run.end);
   const waits = [...open.values()].some((step) => step.kind === "wait");
   if (run.state === "unknown" && steps.length) run.state = waits ? "waiting" : "running";
   return run;
 }
 
-/** @param {Kind} kind @param {Record<string, any>} payload */
-function keyOf(kind, payload) {
-  if (kind.family !== "tool") return kind.family;
-  return `tool ${idOf(payload.tool_call_id) || idOf(payload.tool)}`;
+/** How long a run waited for people. @param {Run} run @param {number} nowMs where it waits still @returns {number} ms */
+export function waitedMs(run, nowMs) {
+  let total = 0;
+  for (const step of run.steps) if (step.kind === "wait") total += (step.end || nowMs) - step.start;
+  return total;
 }
 
 /**

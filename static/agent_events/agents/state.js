@@ -7,12 +7,16 @@
  * is busy but silent for much longer than it usually is. A question is no error, and an error asks nobody.
  */
 
+import { cap } from "../bounded.js";
+import { shortId } from "../format.js";
+import { isRecord } from "../json.js";
+import { kindOf } from "../kinds.js";
 import { Minutes, minuteOf } from "./minutes.js";
-import { errorText, idOf, isRecord, kindOf, questionText, spanText } from "./words.js";
+import { errorText, idOf, questionText, spanText } from "./words.js";
 
 /** @import { AgentEvent } from "../client.js" */
+/** @import { Kind } from "../kinds.js" */
 /** @import { Answer } from "./now.js" */
-/** @import { Kind } from "./words.js" */
 
 /** @typedef {"needsHuman" | "failing" | "stale" | "busy" | "idle"} StateName */
 
@@ -53,7 +57,6 @@ const STALE_INTERVALS = 5;
  * @property {string} what it does, in words
  * @property {number} sinceMs when that began, ms since 1970; 0 where nobody knows
  * @property {number} lastMs when it was last heard of
- * @property {string} lastType
  * @property {string} run the run that it is at, may be empty
  * @property {number} eventId the event that says so: a question, an error, else its last one
  * @property {string} error its last error, in words; empty where there was none
@@ -185,7 +188,7 @@ export class AgentsNow {
     }
     if (kind.asks) {
       agent.waiting.set(run, { id: event.id, text: questionText(event), at: event.createdAt });
-      cap(agent.waiting);
+      cap(agent.waiting, MOST_OPEN);
     } else if (kind.answers) {
       this.#answered(agent, run);
     } else if (kind.begins) {
@@ -195,7 +198,7 @@ export class AgentsNow {
         run,
         at: event.createdAt,
       });
-      cap(agent.open);
+      cap(agent.open, MOST_OPEN);
     } else if (kind.ends) {
       if (!kind.isError) agent.failing = false;
       if (kind.family === "run") endRun(agent, run);
@@ -235,15 +238,6 @@ function forget(things, sinceMs) {
   for (const [key, { at }] of things) if (!at || Date.parse(at) >= sinceMs) things.delete(key);
 }
 
-/** The oldest goes where there are too many. @param {Map<string, unknown>} things */
-function cap(things) {
-  if (things.size <= MOST_OPEN) return;
-  for (const key of things.keys()) {
-    things.delete(key);
-    return;
-  }
-}
-
 /** @param {string} family @param {string} run @param {Record<string, any>} payload */
 export function spanKey(family, run, payload) {
   if (family !== "tool") return `${family} ${run}`;
@@ -273,12 +267,11 @@ function lineOf(agent, nowMs) {
     key: agent.key,
     id: agent.id,
     tenantId: agent.tenantId,
-    name: agent.name || agent.id.slice(0, 8),
+    name: agent.name || shortId(agent.id),
     state: "idle",
     what: agent.lastType,
     sinceMs: lastMs,
     lastMs,
-    lastType: agent.lastType,
     run: agent.run,
     eventId: agent.lastId,
     error: agent.error?.text ?? "",

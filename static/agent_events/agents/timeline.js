@@ -3,7 +3,9 @@
  */
 
 import { byId, setText } from "../dom.js";
+import { fetched } from "../feed/history.js";
 import { parse } from "../json.js";
+import { queryOf, UNFILTERED } from "../view/address.js";
 import { keep, kept } from "../view/kept.js";
 import { Histogram, summarise } from "./histogram.js";
 import { Ink } from "./ink.js";
@@ -19,8 +21,6 @@ const MEMORY = "agent_events.timeline";
 const SMALL = "(max-width: 60rem)";
 /** Events of the log that the lanes begin with. */
 const BEGIN_WITH = 1_000;
-/** So long they are waited for. */
-const BEGIN_MS = 15_000;
 
 export class Timeline {
   /** @param {Page} page @param {(tenantId: string) => string} tenantName empty where one tenant is shown */
@@ -38,11 +38,11 @@ export class Timeline {
     /** @param {string} text */
     const tell = (text) => setText(byId("timeline-tip"), text);
     this.histogram = new Histogram(byId("histogram"), {
-      go: (ms) => go(page, { at: new Date(ms).toISOString() }),
+      go: (ms) => page.goTo({ at: new Date(ms).toISOString() }),
       tell,
     });
     this.lanes = new Lanes(byId("lanes"), this.marks, {
-      open: (id) => go(page, { event: String(id) }),
+      open: (id) => page.goTo({ event: String(id) }),
       tell,
       tenantName,
     });
@@ -65,21 +65,15 @@ export class Timeline {
       if (this.waiting.length > BEGIN_WITH) this.waiting.shift();
       return;
     }
-    for (const event of batch.events) this.marks.take(event);
+    if (this.begun) for (const event of batch.events) this.marks.take(event);
   }
 
   /** Other agents are shown. */
   clear() {
-    this.#forget();
+    this.marks.clear();
     this.waiting = null;
     this.begun = false;
     this.round += 1;
-  }
-
-  #forget() {
-    this.marks.size = 0;
-    this.marks.open.clear();
-    this.marks.spans = [];
   }
 
   /**
@@ -106,29 +100,22 @@ export class Timeline {
     this.begun = true;
     const round = this.round;
     this.waiting = [];
-    const signal = AbortSignal.timeout(BEGIN_MS);
     const { config, filter } = this.page;
-    const query = new URLSearchParams({ limit: String(BEGIN_WITH) });
-    for (const tenant of filter.tenants) query.append("tenant", tenant);
+    const query = queryOf({ ...UNFILTERED, tenants: filter.tenants });
+    query.set("limit", String(BEGIN_WITH));
     /** @type {{events: AgentEvent[], after: string}} */
     let answer = { events: [], after: "" };
     try {
-      const response = await fetch(`${config.eventsPath}?${query}`, { signal });
-      if (response.ok) answer = parse(await response.text());
+      const response = await fetched(`${config.eventsPath}?${query}`);
+      answer = parse(await response.text());
     } catch {
       // Then they begin empty: the feed says what is wrong.
     }
     if (round !== this.round) return;
     const { waiting } = this;
     this.waiting = null;
-    if (answer.events.length) this.#forget();
     for (const event of answer.events.reverse()) this.marks.take(event);
     for (const batch of waiting ?? []) if (batch.cursor > answer.after) this.take(batch);
     this.again();
   }
-}
-
-/** @param {Page} page @param {{at: string} | {event: string}} where */
-function go(page, where) {
-  /** @type {any} */ (page).goTo(where);
 }

@@ -1,7 +1,7 @@
 /** How long events took from their INSERT to here, in the last seconds: a ring of samples. Pure. */
 
 /** So far back samples count, in ms. */
-export const WINDOW_MS = 10_000;
+const WINDOW_MS = 10_000;
 /** More than so many in a window are not kept, and tell nothing more. */
 const MOST = 500;
 const APART_MS = WINDOW_MS / MOST;

@@ -3,7 +3,8 @@
  * how long it took. The call's own line is folded away; it is there again while it is open or selected.
  */
 
-import { duration } from "../format.js";
+import { cap } from "../bounded.js";
+import { clip, duration } from "../format.js";
 import { brief, callOf } from "../summary.js";
 import { eventOf } from "./row.js";
 
@@ -31,7 +32,7 @@ export class Calls {
       row.dataset.call = call.part;
       this.waiting.delete(call.key);
       this.waiting.set(call.key, row);
-      if (this.waiting.size > MOST_WAITING) this.waiting.delete(/** @type {string} */ (this.waiting.keys().next().value));
+      cap(this.waiting, MOST_WAITING);
       return;
     }
     this.waiting.delete(call.key);
@@ -67,7 +68,7 @@ export class Calls {
     if (what && text && asked && !failed && !what.querySelector(".row-asked")) {
       const said = document.createElement("span");
       said.className = "row-asked";
-      said.textContent = asked.length > ASKED_CHARS ? `${asked.slice(0, ASKED_CHARS - 1)}…` : asked;
+      said.textContent = clip(asked, ASKED_CHARS);
       text.before(said, " ");
     }
     const facts = end.querySelector(".row-facts");

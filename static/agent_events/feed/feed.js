@@ -5,7 +5,7 @@
 
 import { byId } from "../dom.js";
 import { duration, plural } from "../format.js";
-import { isError } from "../summary.js";
+import { isError } from "../kinds.js";
 import { isFiltered } from "../view/address.js";
 import { Calls } from "./calls.js";
 import { Drawing } from "./drawing.js";
@@ -15,6 +15,7 @@ import { Model } from "./model.js";
 import { Older } from "./older.js";
 import { Opened } from "./opened.js";
 import { Pause } from "./pause.js";
+import { steer } from "./payload.js";
 import { Places } from "./places.js";
 import { eventOf, explainTime, forgetDay, PAYLOAD_LIMIT, RowMaker, withinMemory } from "./row.js";
 import { Selection } from "./selection.js";
@@ -48,7 +49,11 @@ export class Feed {
     this.page = page;
     this.history = new History(page);
     this.model = new Model({ rows: ROW_LIMIT, block: TRIM_BLOCK, waiting: WAITING_LIMIT, isError });
-    this.rows = new RowMaker({ row: template("row-template"), notice: template("notice-template"), tenantNames: tenantNames() });
+    this.rows = new RowMaker({
+      row: template("row-template"),
+      notice: template("notice-template"),
+      tenantName: (id) => page.tenantName(id),
+    });
     this.opened = new Opened(page, template("detail-template"));
     this.calls = new Calls();
     this.list = new List(byId("events"), this.rows, {
@@ -99,7 +104,7 @@ export class Feed {
     for (const row of rows.toReversed()) this.calls.add(row);
     this.list.root.addEventListener("toggle", (event) => this.#toggled(event), { capture: true });
     this.list.root.addEventListener("click", (event) => this.#clicked(event));
-    this.list.root.addEventListener("keydown", (event) => this.opened.steered(event) && event.preventDefault());
+    this.list.root.addEventListener("keydown", (event) => steer(event) && event.preventDefault());
     this.list.root.addEventListener("pointerover", ({ target }) => target instanceof HTMLTimeElement && explainTime(target));
     const asked = view.event && this.list.root.querySelector(`#event-${CSS.escape(view.event)}`);
     if (this.model.topGap) this.hold("history", true);
@@ -264,9 +269,9 @@ export class Feed {
     if (row) row.open = !row.open;
   }
 
-  copySelected() {
+  async copySelected() {
     const { row } = this.selection;
-    if (row) this.opened.copy(row, null).then(() => this.page.announce("Copied"));
+    if (row && (await this.opened.copy(row, null))) this.page.announce("Copied");
   }
 
   /** @param {Event} event */
@@ -356,10 +361,4 @@ export class Feed {
 /** @param {string} id @returns {HTMLTemplateElement} */
 function template(id) {
   return /** @type {HTMLTemplateElement} */ (byId(id));
-}
-
-/** The names that the tenant choice shows. @returns {Map<string, string>} by id */
-function tenantNames() {
-  const { options } = /** @type {HTMLSelectElement} */ (byId("tenant"));
-  return new Map(Array.from(options, (option) => [option.value, option.textContent?.trim() ?? ""]));
 }

@@ -3,8 +3,8 @@
  * comes or goes above them.
  */
 
-import { count, plural } from "../format.js";
-import { dayOf, eventOf, nameOfDay } from "./row.js";
+import { count, dayName, plural } from "../format.js";
+import { dayOf, eventOf } from "./row.js";
 
 /** @import { Gap, Item } from "./model.js" */
 /** @import { RowMaker } from "./row.js" */
@@ -168,7 +168,7 @@ export class List {
       const [day, newerDay] = [dayOf(event?.createdAt ?? null), dayOf(newer?.createdAt ?? null)];
       const differs = day !== null && newerDay !== null && day !== newerDay;
       if (differs && event?.createdAt) {
-        const name = nameOfDay(event.createdAt);
+        const name = dayName(new Date(event.createdAt));
         if (!sign) row.before(this.rows.notice("day", name));
         else if (sign.textContent !== name) sign.replaceWith(this.rows.notice("day", name));
       } else sign?.remove();

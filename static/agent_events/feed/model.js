@@ -4,7 +4,6 @@
  * All that was ever handed to it is either in a stretch of rows or in a gap. A gap has its exact interval of the log,
  * so that it can be read again; forgetting is always folding whole stretches into a gap. Oldest first throughout.
  *
- *
  * @typedef {object} Stretch events in a row
  * @property {"rows"} kind
  * @property {AgentEvent[]} events
@@ -76,11 +75,6 @@ export class Model {
   get topGap() {
     const top = this.shown.at(-1);
     return top?.kind === "gap" ? top : null;
-  }
-
-  /** Is there a stretch of rows? */
-  get isEmpty() {
-    return this.rows === 0 && this.shown.length === 0;
   }
 
   /** Other rows in place of all. @param {HistoryPage} page newest first @param {string} edge where the stream goes on */
@@ -218,9 +212,7 @@ export class Model {
   older({ events, before, more, notice }) {
     /** @type {Item[]} */
     const added = [];
-    const lowest = this.shown[0];
-    const known = lowest?.kind === "rows" && lowest.after === "" ? idsOf(lowest) : null;
-    const fresh = known ? events.filter(({ id }) => !known.has(id)) : events;
+    const fresh = withoutEnd(events, this.shown[0]);
     if (fresh.length) {
       const stretch = this.#stretch(fresh.toReversed(), before, this.before);
       this.shown.unshift(stretch);
@@ -241,10 +233,7 @@ export class Model {
    */
   fill(gap, { events, before, after, more, notice }, newest, hole = "") {
     const at = this.shown.indexOf(gap);
-    const above = this.shown[at + 1];
-    const known = above?.kind === "rows" && above.after === "" ? idsOf(above) : null;
-    const inOrder = newest ? events.toReversed() : events;
-    const fresh = known ? inOrder.filter(({ id }) => !known.has(id)) : inOrder;
+    const fresh = withoutEnd(newest ? events.toReversed() : events, this.shown[at + 1]);
     // (A full page that ends with the last event says that there is more; the stream has counted them.)
     const isAll = gap.count !== null && fresh.length >= gap.count;
     // (Pruning takes the oldest: what was read from that end goes on.)
@@ -358,6 +347,16 @@ function merge(below, above) {
 /** @param {Stretch} stretch */
 function idsOf(stretch) {
   return new Set(stretch.events.map(({ id }) => id));
+}
+
+/**
+ * Of a batch whose end alone is shown all is read again: what is new of it.
+ * @param {AgentEvent[]} events @param {Item | undefined} above what is shown right above them
+ */
+function withoutEnd(events, above) {
+  if (above?.kind !== "rows" || above.after !== "") return events;
+  const known = idsOf(above);
+  return events.filter(({ id }) => !known.has(id));
 }
 
 /** @template T @param {T[]} items @param {(item: T) => number} of */

@@ -34,7 +34,7 @@ export class Older {
 
   /** Other rows are shown. @param {HistoryPage} page */
   reset(page) {
-    this.state = page.notice === "truncated" ? "pruned" : page.more && !page.events.length ? "looked" : "quiet";
+    this.state = stateAfter(page);
     this.#near();
   }
 
@@ -51,7 +51,7 @@ export class Older {
         this.#giveUp();
         return;
       }
-      this.state = page.notice === "truncated" ? "pruned" : page.more && !page.events.length ? "looked" : "quiet";
+      this.state = stateAfter(page);
       feed.addOlder(page);
     } catch (error) {
       if (turn !== feed.turn) {
@@ -106,4 +106,10 @@ export class Older {
     if (this.foot.hidden || this.foot.getBoundingClientRect().top > window.innerHeight + NEAR_PX) return;
     this.load();
   }
+}
+
+/** @param {HistoryPage} page the oldest that was read @returns {OlderState} */
+function stateAfter(page) {
+  if (page.notice === "truncated") return "pruned";
+  return page.more && !page.events.length ? "looked" : "quiet";
 }

@@ -1,9 +1,11 @@
 /** What a row shows when it is open, and what can be done with it. Remembers by id what is open, whatever the list does. */
 
+import { cap } from "../bounded.js";
 import { copyText } from "../copy.js";
+import { madeFrom } from "../dom.js";
 import { parse, pretty } from "../json.js";
 import { fetched } from "./history.js";
-import { press, showPayload, steer } from "./payload.js";
+import { press, showPayload } from "./payload.js";
 import { eventOf } from "./row.js";
 
 /** @import { Page } from "../page.js" */
@@ -39,7 +41,7 @@ export class Opened {
     const isNews = row.open !== this.ids.has(id);
     if (row.open) {
       this.ids.add(id);
-      if (this.ids.size > MOST_OPEN) this.ids.delete(/** @type {number} */ (this.ids.values().next().value));
+      cap(this.ids, MOST_OPEN);
       if (!row.querySelector(".row-detail")) this.#fill(row);
     } else {
       this.ids.delete(id);
@@ -60,19 +62,23 @@ export class Opened {
     return payload;
   }
 
-  /** @param {Element} row @param {HTMLElement | null} button tells how it went */
+  /**
+   * @param {Element} row @param {HTMLElement | null} button tells how it went
+   * @returns {Promise<boolean>} whether it is copied
+   */
   async copy(row, button) {
     try {
-      await copyText(pretty(await this.payload(row)), button);
+      return await copyText(pretty(await this.payload(row)), button);
     } catch (error) {
       this.page.announce(/** @type {Error} */ (error).message);
+      return false;
     }
   }
 
   /** The address that opens this event among its neighbours. @param {number} id */
   address(id) {
     const query = new URLSearchParams();
-    const tenant = this.page.view.tenant || this.page.config.tenant;
+    const { tenant } = this.page;
     if (tenant) query.set("tenant", tenant);
     query.set("event", String(id));
     return `${location.origin}${location.pathname}?${query}`;
@@ -93,11 +99,6 @@ export class Opened {
     const where = press(target);
     if (where) this.page.narrow("where", where);
     return true;
-  }
-
-  /** @param {KeyboardEvent} event @returns {boolean} */
-  steered(event) {
-    return steer(event);
   }
 
   /** @param {MouseEvent} click @param {HTMLElement} link @param {Element} row @param {AgentEvent} event */
@@ -133,7 +134,7 @@ export class Opened {
   async #fill(row) {
     const event = eventOf(row);
     if (!event) return;
-    const detail = /** @type {HTMLElement} */ (this.template.content.firstElementChild?.cloneNode(true));
+    const detail = madeFrom(this.template);
     const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (detail.querySelector(name));
     part(".row-ids").textContent = `event ${event.id} · agent ${event.agentId} · tenant ${event.tenantId}`;
     const link = (/** @type {string} */ action, /** @type {string} */ address) => part(`[data-action="${action}"]`).setAttribute("href", address);

@@ -3,7 +3,7 @@
  */
 
 import { setText } from "../dom.js";
-import { plural } from "../format.js";
+import { count, plural } from "../format.js";
 
 /** @import { Feed, Hold } from "./feed.js" */
 
@@ -47,7 +47,7 @@ export class Pause {
       document.documentElement.toggleAttribute("data-paused", paused);
     }
     const errors = newErrors ? `, ${plural(newErrors, "error")}` : "";
-    setText(this.words, paused ? `Paused: ${newEvents.toLocaleString()} new${errors}` : "Pause");
+    setText(this.words, paused ? `Paused: ${count(newEvents)} new${errors}` : "Pause");
     const title = paused ? `${this.#why()} Press to go on (Space).` : "Stand still; events go on arriving (Space)";
     if (this.button.title !== title) this.button.title = title;
   }

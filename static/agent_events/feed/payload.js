@@ -5,7 +5,7 @@
  * Arrow keys go from value to value, Enter folds, unfolds, or offers to filter by the value.
  */
 
-import { plural } from "../format.js";
+import { count, plural } from "../format.js";
 import { isRawNumber } from "../json.js";
 
 /** Values that are made at once; deeper and later ones when they are opened. */
@@ -101,7 +101,7 @@ function valueNodes(value, path, depth, budget) {
   shown.textContent = `"${readable(value.slice(0, TEXT_BLOCK))}${isShort ? '"' : ""}`;
   if (isShort) return [shown];
   const rest = value.slice(TEXT_BLOCK);
-  const words = `… ${rest.length.toLocaleString()} more characters`;
+  const words = `… ${count(rest.length)} more characters`;
   return [shown, control("text", words, { value: `${readable(rest)}"`, path })];
 }
 
@@ -170,7 +170,7 @@ function fill(children, value, path, from, depth, budget) {
   }
   if (end === size) return;
   const line = element("span", "json-line");
-  line.append(control("more", `… ${(size - end).toLocaleString()} more`, { value, path, from: end }));
+  line.append(control("more", `… ${count(size - end)} more`, { value, path, from: end }));
   children.append(line);
 }
 

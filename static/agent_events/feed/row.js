@@ -4,7 +4,8 @@
  */
 
 import { hueOf } from "../agents/colours.js";
-import { clock, dayKey, dayName, exactInstant, shortId } from "../format.js";
+import { madeFrom } from "../dom.js";
+import { clock, dayKey, exactInstant } from "../format.js";
 import { parse } from "../json.js";
 import { summarise } from "../summary.js";
 
@@ -31,17 +32,17 @@ export class RowMaker {
   /**
    * @param {object} from
    * @param {HTMLTemplateElement} from.row @param {HTMLTemplateElement} from.notice
-   * @param {Map<string, string>} from.tenantNames by id
+   * @param {(tenantId: string) => string} from.tenantName
    */
-  constructor({ row, notice, tenantNames }) {
+  constructor({ row, notice, tenantName }) {
     this.rowTemplate = row;
     this.noticeTemplate = notice;
-    this.tenantNames = tenantNames;
+    this.tenantName = tenantName;
   }
 
   /** @param {AgentEvent} event @returns {HTMLDetailsElement} */
   make(event) {
-    const row = /** @type {HTMLDetailsElement} */ (this.rowTemplate.content.firstElementChild?.cloneNode(true));
+    const row = /** @type {HTMLDetailsElement} */ (madeFrom(this.rowTemplate));
     row.id = `event-${event.id}`;
     row.dataset.id = String(event.id);
     this.#fill(row, event);
@@ -77,7 +78,7 @@ export class RowMaker {
 
   /** @param {string} kind names its look in row.css @param {string} text @returns {HTMLElement} a row that is no event */
   notice(kind, text) {
-    const row = /** @type {HTMLElement} */ (this.noticeTemplate.content.firstElementChild?.cloneNode(true));
+    const row = madeFrom(this.noticeTemplate);
     row.dataset.notice = kind;
     part(row, "notice-text").textContent = text;
     return row;
@@ -98,7 +99,7 @@ export class RowMaker {
     writeTime(/** @type {HTMLTimeElement} */ (row.querySelector("time")), event.createdAt);
     const tenant = /** @type {HTMLElement | null} */ (row.querySelector(".row-tenant"));
     if (tenant) {
-      tenant.textContent = this.tenantNames.get(event.tenantId) ?? shortId(event.tenantId);
+      tenant.textContent = this.tenantName(event.tenantId);
       tenant.title = event.tenantId;
     }
     const name = part(row, "row-agent");
@@ -138,11 +139,6 @@ export function dayOf(createdAt) {
 /** The zone has changed. */
 export function forgetDay() {
   lastDay = { quarter: "", key: 0 };
-}
-
-/** @param {string} createdAt @returns {string} */
-export function nameOfDay(createdAt) {
-  return dayName(new Date(createdAt));
 }
 
 /** @param {HTMLTimeElement} time @param {string | null} createdAt */

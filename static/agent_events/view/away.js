@@ -2,7 +2,7 @@
 
 import { byId, setText } from "../dom.js";
 import { plural, span } from "../format.js";
-import { toneOf } from "../summary.js";
+import { toneOf } from "../kinds.js";
 import { writeView } from "./address.js";
 
 /** @import { Batch } from "../client.js" */
@@ -39,10 +39,13 @@ export class Away {
     for (const { id, type } of events) {
       const tone = toneOf(type);
       if (tone === "plain") continue;
-      if (tone === "error") this.errors += 1;
-      else this.human += 1;
-      if (tone === "error") this.firstError ??= id;
-      else this.firstHuman ??= id;
+      if (tone === "error") {
+        this.errors += 1;
+        this.firstError ??= id;
+      } else {
+        this.human += 1;
+        this.firstHuman ??= id;
+      }
     }
   }
 
@@ -59,7 +62,8 @@ export class Away {
     if (this.human) came.push(`${this.human} for a human`);
     if (this.errors) came.push(plural(this.errors, "error"));
     const first = this.firstHuman ?? this.firstError;
-    setText(byId("away-words"), `You were away ${span(awayMs)}: ${came.join(", ")}${first ? ":" : ""}`);
+    const words = `You were away ${span(awayMs)}: ${came.join(", ")}`;
+    setText(byId("away-words"), `${words}${first ? ":" : ""}`);
     this.link.hidden = first === undefined;
     if (first !== undefined) {
       setText(this.link, this.firstHuman === undefined ? "first error" : "first that needs a human");
@@ -67,7 +71,7 @@ export class Away {
       this.link.dataset.event = String(first);
     }
     this.bar.hidden = false;
-    this.page.announce(`You were away ${span(awayMs)}: ${came.join(", ")}`);
+    this.page.announce(words);
   }
 
   /** @param {MouseEvent} event */

@@ -1,6 +1,6 @@
 /** The conditions that are set, each a chip: its words turn it round (agents and types), its cross takes it away. */
 
-import { byId } from "../dom.js";
+import { byId, madeFrom } from "../dom.js";
 import { shortId } from "../format.js";
 import { LISTS, OPPOSITE } from "./address.js";
 
@@ -49,7 +49,7 @@ export class Chips {
    * @returns {Element}
    */
   #chip(view, list, value) {
-    const chip = /** @type {Element} */ (this.template.content.firstElementChild?.cloneNode(true));
+    const chip = madeFrom(this.template);
     const words = /** @type {HTMLButtonElement} */ (chip.querySelector(".chip-words"));
     const remove = /** @type {HTMLButtonElement} */ (chip.querySelector(".chip-remove"));
     const isAgent = list === "agents" || list === "notAgents";

@@ -1,16 +1,8 @@
 /** The command that prints in a terminal what the page shows. Pure. */
 
-/** @import { Filter, ListName } from "./address.js" */
+import { LISTS, QUERY_NAMES } from "./address.js";
 
-/** @type {[ListName, string][]} */
-const OPTIONS = [
-  ["agents", "agent"],
-  ["notAgents", "not-agent"],
-  ["types", "type"],
-  ["notTypes", "not-type"],
-  ["texts", "text"],
-  ["where", "where"],
-];
+/** @import { Filter } from "./address.js" */
 
 /** Nothing of these means anything to a shell, not even at the beginning of a word. */
 const PLAIN = /^[A-Za-z0-9_@%+=:,./-]+$/;
@@ -26,6 +18,6 @@ export function listenCommand(filter) {
   // With `=`: a value that begins with a dash would be taken for an option.
   const add = (/** @type {string} */ option, /** @type {string} */ value) => words.push(`--${option}=${quoted(value)}`);
   for (const tenant of filter.tenants) add("tenant", tenant);
-  for (const [list, option] of OPTIONS) for (const value of filter[list]) add(option, value);
+  for (const list of LISTS) for (const value of filter[list]) add(QUERY_NAMES[list].replace("_", "-"), value);
   return words.join(" ");
 }

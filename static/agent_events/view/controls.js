@@ -202,8 +202,8 @@ export class Controls {
   /** @param {View} view */
   #show(view) {
     this.chips.show(view, (list, value) => this.drafts[/** @type {FieldName} */ (list)] === value);
-    const chosen = view.tenant || this.page.config.tenant;
-    if (this.tenant.value !== chosen) this.tenant.value = chosen;
+    const { tenant } = this.page;
+    if (this.tenant.value !== tenant) this.tenant.value = tenant;
     const set = conditions(view);
     const badge = byId("filters-count");
     badge.hidden = set === 0;

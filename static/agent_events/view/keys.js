@@ -3,6 +3,7 @@
  * browser's. (Space is the pause's own, in feed/pause.js.)
  */
 
+import { copyText } from "../copy.js";
 import { byId } from "../dom.js";
 import { placeIn, writeView } from "./address.js";
 import { Help } from "./help.js";
@@ -31,7 +32,7 @@ export class Keys {
       "?": () => this.help.open(),
       c: () => feed.copySelected(),
       l: () => this.#copyLink(),
-      Escape: () => (feed.selection.row?.open ? feed.toggle() : feed.unselect()),
+      Escape: () => feed.unselect(),
     };
     document.addEventListener("keydown", (event) => this.#key(event));
     document.addEventListener("paste", (event) => this.#paste(event));
@@ -63,15 +64,11 @@ export class Keys {
 
   async #copyLink() {
     const id = this.page.feed.selected?.id;
-    const view = { ...this.page.view, tenant: this.page.view.tenant || this.page.config.tenant };
+    const view = { ...this.page.view, tenant: this.page.tenant };
     const query = writeView(id ? { ...view, event: String(id), at: "" } : view);
-    try {
-      await navigator.clipboard.writeText(`${location.origin}${location.pathname}${query ? `?${query}` : ""}`);
-      toast(this.page, id ? "Link to the event copied" : "Link to this view copied");
-    } catch {
-      // Not there but on https and localhost: the address bar has the same link, where an event is open.
-      toast(this.page, "This browser does not let the page copy: the address bar has the link to the open event");
-    }
+    const copied = await copyText(`${location.origin}${location.pathname}${query ? `?${query}` : ""}`);
+    if (copied) toast(this.page, id ? "Link to the event copied" : "Link to this view copied");
+    else toast(this.page, "This browser does not let the page copy: the address bar has the link to the open event");
   }
 
   /** An id, a cursor or a time, pasted anywhere but into a field: there. @param {ClipboardEvent} event */

@@ -2,7 +2,8 @@
 
 import { byId, setText } from "../dom.js";
 import { age, clockSeconds, count, plural } from "../format.js";
-import { summarise, toneOf } from "../summary.js";
+import { toneOf } from "../kinds.js";
+import { summarise } from "../summary.js";
 import { isFiltered } from "./address.js";
 import { Announcer } from "./announcer.js";
 import { Attention } from "./attention.js";
@@ -138,7 +139,7 @@ export class Status {
     setText(this.age, this.lastEventAt === null ? none : age(now - this.lastEventAt));
     const since = `Since ${clockSeconds(new Date(this.now.since))}${this.now.reason ? `: ${this.now.reason}` : ""}`;
     if (this.root.title !== since) this.root.title = since;
-    this.attention.show(/** @type {{waiting?: number}} */ (this.page.agents ?? {}).waiting ?? 0);
+    this.attention.show(this.page.agents?.waiting ?? 0); // (they are made later)
     this.#sumUp(now);
   }
 
