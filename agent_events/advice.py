@@ -1,6 +1,10 @@
 """One plain sentence about the throughput of the bus: is it fine, and if not, why? Pure.
 
 What is broken is said by `problems`; this is about what is slow, or may become so.
+
+A broker takes the fan-out off PostgreSQL: every process that listens is told of each batch, and
+reads it. It takes off nothing else: events are inserted there, and batches closed, as before. So
+it is advised where many processes read, and not where a lone one is at its end.
 """
 
 from dataclasses import dataclass
@@ -22,11 +26,22 @@ GROWS = 0.2
 BUSY_SHARE = 0.9
 BUSY_LOOKS = 10
 """A sequencer that so many of so many looks saw at work has no room left."""
+FAN_OUT_READS = 2_000.0
+"""Reads a second, each of a batch by one of the processes that listen: past that a broker is worth
+its keep."""
+SEVERAL = 2
+"""So many processes read each batch, or more: a broker would take something off PostgreSQL."""
+REMAINS = "What remains: a longer APPEND_INTERVAL_S, a faster disk, partitions: docs/scaling.md."
+"""What helps where a broker does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`code` is `fine`, `coalescing` (fine too), `waits` or `broker`; `words` a sentence or two."""
+    """`code` is `fine`, `coalescing` (fine too), `waits`, `broker` or `limit`.
+
+    `limit`: PostgreSQL is at its end, and a broker takes nothing off it (any more). `words` are a
+    sentence or two.
+    """
 
     code: str
     words: str
@@ -46,9 +61,9 @@ def advice(
     """
     if status.setup is None or not status.setup.readable or status.setup.standby:
         return None
-    limit = _limit(status, between, rate)
-    if limit:
-        return Advice("broker", f"Time for a broker, because {limit}")
+    limit = _limit(status, between, rate, settings)
+    if limit is not None:
+        return limit
     waits = between.waits
     if waits.waited >= max(WAITED_LOOKS, WAITED_SHARE * waits.looks):
         share = waits.waited / waits.looks
@@ -59,11 +74,10 @@ def advice(
             f"most.)",
         )
     if status.queue_usage > QUEUE_HALF:
-        return Advice(
-            "broker",
-            "Time for a broker, if this comes again: because others keep the server's notification "
-            "queue full, nothing rings, and events come by the poll.",
-        )
+        return _of_a_full_queue(settings)
+    reads = _fan_out(status, between, rate)
+    if rate is not None and reads > FAN_OUT_READS:
+        return _of_fan_out(_readers(status, between), rate.batches, reads, settings)
     if problems_of(status):
         return Advice("fine", "No commit waits for another. See what is wrong, above.")
     if status.coalescer is not None:
@@ -76,26 +90,90 @@ def advice(
     return Advice("fine", "Fine: each commit rings, and none waits for another.")
 
 
-def _limit(status: Status, between: Interval, rate: Rates | None) -> str:
-    """Why one PostgreSQL with what we do there is at its end; empty where it is not."""
+def _limit(
+    status: Status, between: Interval, rate: Rates | None, settings: Settings
+) -> Advice | None:
+    """Where one PostgreSQL with what we do there is at its end; None where it is not."""
     if status.coalescer is None or rate is None:
-        return ""
+        return None
+    looks, busy = between.waits.looks, between.busy
     if status.waits_s > LATE_S and rate.waits_grow > GROWS:
         more = f"{status.behind:,}{'+' if status.behind_more else ''}"
-        return (
+        why = (
             f"events come faster than batches are closed, though producers do not ring: {more} "
-            f"wait, for {status.waits_s:.0f} s, and longer each second. Until then: a faster disk, "
-            "or fewer processes that read the log (a shared channel layer)."
+            f"wait, for {status.waits_s:.0f} s, and longer each second."
         )
-    looks = between.waits.looks
-    busy = between.busy
-    if busy is not None and busy >= BUSY_SHARE and looks >= BUSY_LOOKS and rate.events > 0:
-        return (
+        until = "a faster disk, or fewer processes that read the log."
+    elif busy is not None and busy >= BUSY_SHARE and looks >= BUSY_LOOKS and rate.events > 0:
+        why = (
             f"the process that closes batches is at work {busy:.0%} of the time, at "
-            f"{rate.events:,.0f} events/s. Until then: a longer APPEND_INTERVAL_S, or a faster "
-            "disk."
+            f"{rate.events:,.0f} events/s."
         )
-    return ""
+        until = "a longer APPEND_INTERVAL_S, or a faster disk."
+    else:
+        return None
+    readers = _readers(status, between)
+    if settings.broker_url:
+        return Advice("limit", f"PostgreSQL is at its end, broker or not, because {why} {REMAINS}")
+    if readers < SEVERAL:
+        return Advice(
+            "limit",
+            f"PostgreSQL is at its end, because {why} A broker would not help: "
+            f"{_counted(readers)} each batch there. {REMAINS}",
+        )
+    return Advice(
+        "broker",
+        f"Time for a broker, because {why} {_counted(readers)} each batch there, too. Until then: "
+        f"{until}",
+    )
+
+
+def _readers(status: Status, between: Interval) -> int:
+    """The processes that read each batch from PostgreSQL: those that listen, but for any that
+    said that nobody there watches a tenant."""
+    idle = {answer.backend for answer in between.answers or () if answer.watches == 0}
+    return sum(session.pid not in idle for session in status.listeners)
+
+
+def _fan_out(status: Status, between: Interval, rate: Rates | None) -> float:
+    """How many reads a second they make."""
+    return rate.batches * _readers(status, between) if rate is not None else 0.0
+
+
+def _of_fan_out(readers: int, batches: float, reads: float, settings: Settings) -> Advice:
+    why = (
+        f"{_counted(readers)} each of {batches:,.0f} batches/s from PostgreSQL, which makes "
+        f"{reads:,.0f} reads/s."
+    )
+    if settings.broker_url:
+        return Advice(
+            "waits",
+            f"More listen than need be: {why} With BROKER_URL only workers do, two or three: "
+            "restart web processes that were started before it was set.",
+        )
+    return Advice(
+        "broker",
+        f"Time for a broker, because {why} With BROKER_URL one worker reads them for all. Until "
+        "then: a longer APPEND_INTERVAL_S, which makes fewer batches.",
+    )
+
+
+def _of_a_full_queue(settings: Settings) -> Advice:
+    why = (
+        "because others keep the server's notification queue full, nothing rings, and events come "
+        "by the poll."
+    )
+    if settings.broker_url:
+        return Advice(
+            "limit",
+            f"A server of its own for the log, if this comes again: {why} The worker hears rings "
+            "there, broker or not.",
+        )
+    return Advice("broker", f"Time for a broker, if this comes again: {why}")
+
+
+def _counted(readers: int) -> str:
+    return f"{readers:,} process{'es read' if readers != 1 else ' reads'}"
 
 
 def _cause(status: Status, between: Interval, rate: Rates | None, settings: Settings) -> str:

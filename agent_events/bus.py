@@ -2,7 +2,8 @@
 
 One for each event loop, started by its first subscriber and kept: with nobody sequencing,
 producers would ring for nobody. With the in-memory layer the process listens to PostgreSQL by
-itself; with a shared layer `manage.py listen_events` does, and this process only receives.
+itself. With a broker or a shared layer a worker (`manage.py listen_events`) does, and passes on
+what it hears; this process only receives.
 """
 
 import asyncio
@@ -12,10 +13,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
+import psycopg
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
+from psycopg_pool import PoolTimeout
 
 from agent_events.backoff import Backoff
+from agent_events.brokers import inlet_of, outlet_of
 from agent_events.conf import Settings, get_settings
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.feed import Feed
@@ -23,7 +27,9 @@ from agent_events.filters import Filter
 from agent_events.layer import LayerReceiver, LayerSink
 from agent_events.log import Log
 from agent_events.position import LATEST
+from agent_events.relay import BrokerOutlet, LayerOutlet, Relay
 from agent_events.sources import Sink, Source, SourceState
+from agent_events.sources.broker import BrokerSource
 from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Subscriber
 from agent_events.tasks import OfLoop, end
@@ -37,12 +43,12 @@ WELL_S = 60.0
 _running: OfLoop["Bus"] = OfLoop()
 
 
-def current_bus(*, everything: bool = False) -> "Bus":
+def current_bus(*, worker: bool = False) -> "Bus":
     """The bus of the running event loop; made, not started, where there is none yet.
 
-    `everything` as for `Bus`, where it is made.
+    `worker` as for `Bus`, where it is made.
     """
-    return _running.get(lambda: Bus(get_settings(), everything=everything))
+    return _running.get(lambda: Bus(get_settings(), worker=worker))
 
 
 def layer_is_shared(alias: str) -> bool:
@@ -59,16 +65,19 @@ def layer_is_shared(alias: str) -> bool:
 class Bus:
     """Log, feed, and the tasks that move windows: each owned, and started again if it fails."""
 
-    def __init__(self, settings: Settings, *, everything: bool = False) -> None:
-        """`everything`: source windows of all tenants, and though the layer be shared."""
+    def __init__(self, settings: Settings, *, worker: bool = False) -> None:
+        """`worker`: listens to PostgreSQL whatever the settings say, and passes windows on to the
+        broker, or the shared layer, of the settings.
+        """
         self._settings = settings
-        self._everything = everything
+        self._worker = worker
         self.log = Log(log_dsn(), settings)
         self.feed = Feed(self.log, settings)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._source: Source | None = None
         self._began = asyncio.Event()  # a window came: what was committed before is in the ledger
+        self._heard = asyncio.Event()
 
     async def start(self) -> None:
         """Starts once; later calls return when it has started. Raises ImproperlyConfigured."""
@@ -76,19 +85,67 @@ class Bus:
             if self._tasks:
                 return
             shared = layer_is_shared(self._settings.channel_layer)
+            broker = bool(self._settings.broker_url)
+            outlet = self._outlet(shared) if self._worker else None
+            if self._worker or broker or not shared:
+                self._source = self._made_source()
             await self.log.open()
-            receiver = LayerReceiver(self._settings, self._take, self.feed.interrupt)
-            channel = await receiver.join()
-            self._keep("receiver", lambda: receiver.run(channel))
-            if self._everything or not shared:
-                source = self._source = PostgresSource(
-                    listener_dsn(),
-                    self.log,
-                    self._settings,
-                    self.feed.watched if not self._everything else lambda: None,
+            if self._source is not None and (self._worker or shared):
+                self._feed_directly(self._source)
+            else:
+                await self._feed_over_the_layer()
+            if outlet is not None:
+                dsn = listener_dsn()
+                relay = Relay(
+                    self.feed, self.log, outlet, self._settings, dsn, lambda: self.source_state()
                 )
-                sink = LayerSink(self._settings.channel_layer)
-                self._keep("source", lambda: pump(source, sink))
+                self._keep("relay", relay.run)
+
+    def _made_source(self) -> Source:
+        watched = self.feed.watched
+        if self._settings.broker_url and not self._worker:
+            return BrokerSource(inlet_of(self._settings), self._settings, watched)
+        return PostgresSource(listener_dsn(), self.log, self._settings, watched)
+
+    def _outlet(self, shared: bool) -> BrokerOutlet | LayerOutlet | None:
+        """Where a worker passes windows on; None where nobody else is to be reached."""
+        if self._settings.broker_url:
+            return BrokerOutlet(outlet_of(self._settings), self._settings)
+        return LayerOutlet(self._settings) if shared else None
+
+    async def _feed_over_the_layer(self) -> None:
+        receiver = LayerReceiver(self._settings, self._take, self._silent)
+        channel = await receiver.join()
+        self._keep("receiver", lambda: receiver.run(channel))
+        if (source := self._source) is not None:
+            sink = LayerSink(self._settings.channel_layer)
+            self._keep("source", lambda: pump(source, sink))
+
+    def _feed_directly(self, source: Source) -> None:
+        self._keep("source", lambda: pump(source, self))
+        self._keep("watch", self._watch)
+
+    async def send(self, window: Window) -> None:
+        """As a sink: straight to the feed."""
+        self._heard.set()
+        self._take(window)
+
+    async def _watch(self) -> None:
+        while True:
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(self._settings.tick_timeout_s):
+                    await self._heard.wait()
+            except TimeoutError:
+                await self._silent()
+
+    async def _silent(self) -> None:
+        """No word from the source for long: everybody looks into the log."""
+        if not isinstance(self._source, PostgresSource):
+            # Maybe no worker is there, and nobody closes batches.
+            with suppress(psycopg.Error, PoolTimeout, OSError):
+                await self.log.append()
+        self.feed.interrupt()
 
     def source_state(self) -> SourceState | None:
         """How the source of this process does; None where it has none, or has not started."""

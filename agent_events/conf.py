@@ -25,6 +25,30 @@ class Settings:
     channel_layer: str = "default"
     """The alias in CHANNEL_LAYERS that carries slices."""
 
+    broker_url: str = ""
+    """`"nats://..."` or `"redis://..."`: `listen_events` publishes there, and web processes read
+    there, in place of listening to PostgreSQL. Empty: no broker. May name several servers of one
+    NATS cluster, separated by commas, and hold a user and a password."""
+    broker_name: str = "agent_events"
+    """What the broker's stream, subjects and keys begin with: another one for each log that shares
+    a broker."""
+    broker_shards: int = 1
+    """How many parts what is published is divided into, by tenant. So many workers at most publish
+    at the same time. The same in every process."""
+    broker_bytes: int = 268_435_456
+    """Bytes that the broker keeps at most, for readers that were away for a moment."""
+    broker_messages: int = 100_000
+    """Messages that it keeps at most, in each shard."""
+    broker_replicas: int = 1
+    """NATS: on how many servers of the cluster the stream is."""
+    broker_credentials: str = ""
+    """NATS: the path of a credentials file (`.creds`). Empty: what the address says."""
+    broker_ca_file: str = ""
+    """The path of the certificates that the broker's is checked against, for `tls://` and
+    `rediss://`. Empty: those of the system."""
+    broker_timeout_s: float = 2.0
+    """A broker that has not answered for so long is away."""
+
     poll_interval_s: float = 1.0
     """How often a source looks by itself: the longest that a lost notification delays an event."""
     append_interval_s: float = 0.01
@@ -122,9 +146,11 @@ class Settings:
 
 
 MODES = ("auto", "ring", "coalesce")
+MAY_BE_EMPTY = ("broker_url", "broker_credentials", "broker_ca_file")
+"""Texts of which an empty one means: none."""
 MAY_BE_ZERO = ("append_interval_s", "follow_patience_s")
 """All other numbers must be more than that."""
-SECRET = ("LISTENER_DSN", "METRICS_TOKEN")
+SECRET = ("LISTENER_DSN", "METRICS_TOKEN", "BROKER_URL")
 """No message repeats their values: a connection string holds a password."""
 
 
@@ -166,6 +192,11 @@ def _expected_instead_of(value: object, field: "Field[Any]") -> str:
         return "" if _are_origins(value) else 'a list of origins, such as "https://app.example"'
     if field.name == "metrics_token":
         return "" if isinstance(value, str) else "a secret text, or an empty one"
+    if field.name in MAY_BE_EMPTY:
+        return "" if isinstance(value, str) else "a text, or an empty one"
+    if field.name == "broker_name":
+        named = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value)
+        return "" if named else "letters, digits, - and _, 64 at most"
     if field.type is str:
         return "" if isinstance(value, str) and value else "a name"
     least = "0 or more" if field.name in MAY_BE_ZERO else "more than 0"

@@ -26,6 +26,7 @@ def database_metrics(seen: Observation | None) -> Iterator[Metric]:
         return
     yield from _of_the_log(status)
     yield from _of_processes(status)
+    yield from _of_publishing(status)
     if seen.between.answers is not None:
         yield from _of_their_answers(seen.listeners)
     waits = seen.between.waits
@@ -100,6 +101,21 @@ def _of_processes(status: Status) -> Iterator[Metric]:
         "database_coalescing",
         "Does some process close batches by the clock, so that producers do not ring?",
         status.coalescer is not None,
+    )
+
+
+def _of_publishing(status: Status) -> Iterator[Metric]:
+    yield _gauge(
+        "publishers",
+        "Workers that publish to the broker, or to the shared channel layer.",
+        sum(bool(one.shards) for one in status.publishers),
+    )
+    yield _gauge("unpublished_shards", "Shards that no worker publishes.", len(status.unpublished))
+    shards = status.broker.shards if status.broker is not None else ()
+    yield _gauge(
+        "broker_lag_batches",
+        "Batches that the broker does not have yet, of the shard furthest behind.",
+        max((one.lag or 0 for one in shards), default=0),
     )
 
 

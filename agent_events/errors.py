@@ -101,6 +101,10 @@ class WrongDatabase(AgentEventsError):
     """The database is not one that the bus can run on."""
 
 
+class BrokerAway(AgentEventsError):
+    """The broker does not answer, refuses, or is full. The message says which, and no secret."""
+
+
 def in_a_line(error: BaseException) -> str:
     """What any error says, for a line of a log; its name where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

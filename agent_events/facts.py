@@ -1,6 +1,7 @@
 """What can be known about the bus. `status` and `watching` gather it; `problems`, `advice` judge.
 
-A `Status` is of one moment, from the database alone. An `Interval` was watched for a while.
+A `Status` is of one moment, from the database (and, where there is one, the broker's newest marks).
+An `Interval` was watched for a while.
 """
 
 from dataclasses import dataclass
@@ -90,6 +91,39 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """How far a shard of the broker is. None where the broker has no mark in it.
+
+    `lag`, `late_s` and `foreign` compare its newest mark with the ledger.
+    """
+
+    number: int
+    batch: int | None  # the last batch that its newest mark tells of
+    closed_at_ms: int | None  # when that was closed, as the mark says
+    lag: int | None = None  # batches of the ledger after it
+    late_s: float = 0.0  # how long ago the first of those was closed
+    foreign: bool = False  # its newest mark is of another ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The broker, as whoever looks reaches it."""
+
+    kind: str  # "nats" or "redis"
+    host: str  # without user and password
+    trouble: str = ""  # why it does not answer, in words; empty where it does
+    shards: tuple[Shard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """A worker that publishes, or stands by to do so: the session that holds its leases."""
+
+    session: Session
+    shards: tuple[int, ...]  # that it publishes; none: it stands by
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """What only ever grows, to be compared with a later look."""
 
@@ -121,11 +155,20 @@ class Status:
     sees_sessions: bool = True  # may this role see how long others' transactions are open?
     ledger_bytes: int = 0
     log_bytes: int = 0
+    shards: int = 0  # in how many shards workers publish; 0: each process listens by itself
+    publishers: tuple[Publisher, ...] = ()
+    broker: Broker | None = None  # None: there is none, or nobody looked
 
     @property
     def mode(self) -> str:
         """Who says when to look for new events: `ringing`, each commit; `coalescing`, the clock."""
         return "ringing" if self.coalescer is None else "coalescing"
+
+    @property
+    def unpublished(self) -> tuple[int, ...]:
+        """The shards that no worker publishes."""
+        held = {shard for one in self.publishers for shard in one.shards}
+        return tuple(shard for shard in range(self.shards) if shard not in held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class Feed:
         self._settings = settings
         self._topics: dict[Tenants, Topic] = {}
         self._reads: dict[object, asyncio.Task[Any]] = {}
+        self.interrupted = False  # nothing came for long: who reads the log is not live
         # One connection of the log's pool stays free for the source: everybody waits for that.
         self._turns = asyncio.Semaphore(pool_size(settings) - 1)
 
@@ -119,12 +120,14 @@ class Feed:
     def take(self, window: Window) -> None:
         """A window from the source, by whatever way. Never raises, never waits."""
         metrics.handed_over(window)
+        self.interrupted = False
         self._reads.clear()
         for topic in self._topics.values():
             topic.take(window)
 
     def interrupt(self) -> None:
         """No word from the source for long: everybody looks into the log."""
+        self.interrupted = True
         self._reads.clear()
         for topic in self._topics.values():
             topic.head = None

@@ -19,7 +19,8 @@ from agent_events.conf import Settings, get_settings
 from agent_events.database import log_dsn
 from agent_events.errors import WrongDatabase
 from agent_events.facts import Status
-from agent_events.problems import Part, problems_of
+from agent_events.findings import Part
+from agent_events.problems import problems_of
 from agent_events.responses import Receive, Send, respond
 from agent_events.sources import Doorbell, SourceState
 from agent_events.status import gather
@@ -33,6 +34,8 @@ CONNECTING_S = 1.0
 """So long of it may a source that was just started take to connect."""
 FRESH_S = 1.0
 """An answer serves for so long: probes cost a connection a second, however many come."""
+BROKER = "broker"
+"""The kind of a source that reads from one."""
 LATE_S = 5.0
 """A source that has not handed over a batch that was closed before that is stuck."""
 
@@ -42,7 +45,8 @@ class Readiness:
     """`data`: can this process deliver events? `doorbell`: does it learn of them at once?
 
     `doorbell` is "heard", "deaf" (it polls), "unknown" (not tried yet), or "none" (this process
-    does not listen: windows come over a shared channel layer). `problems` are codes.
+    does not listen: windows come from a broker, or over a shared channel layer). `problems` are
+    codes.
     """
 
     data: bool
@@ -96,22 +100,33 @@ def judge(
     found = problems_of(status)
     data = [problem.code for problem in found if problem.part is Part.DATA]
     slower = [problem.code for problem in found if problem.part is Part.DOORBELL]
-    if source is not None:
+    behind = status.late_s > max(LATE_S, 3 * poll_interval_s)
+    doorbell = "none"
+    if source is not None and source.kind == BROKER:
+        slower += _trouble_of_broker(source, behind=behind)
+    elif source is not None:
+        doorbell = source.doorbell.value
         if not source.connected:
             data.append("source_disconnected" if source.trouble else "source_connecting")
-        elif status.late_s > max(LATE_S, 3 * poll_interval_s):
+        elif behind:
             data.append("source_behind")
         if source.doorbell is Doorbell.DEAF:
             slower.append("doorbell_deaf")
     elif not shared:
+        doorbell = "unknown"
         data.append("source_connecting")
     elif status.setup is not None and status.setup.readable and not status.listeners:
         slower.append("nobody_listens")
-    return Readiness(
-        data=not data,
-        doorbell=source.doorbell.value if source else "none" if shared else "unknown",
-        problems=(*data, *slower),
-    )
+    return Readiness(data=not data, doorbell=doorbell, problems=(*data, *slower))
+
+
+def _trouble_of_broker(source: SourceState, *, behind: bool) -> list[str]:
+    """What only delays: subscribers of a source that is silent read the log."""
+    if not source.connected:
+        return ["broker_away"]
+    if not source.heard:
+        return ["broker_silent"]
+    return ["broker_behind"] if behind else []
 
 
 async def _probe() -> Readiness:
@@ -147,14 +162,21 @@ async def _look() -> Readiness:
 
 
 async def _connected(bus: Bus, settings: Settings) -> SourceState | None:
-    """The source's state, once it is connected, in trouble, or CONNECTING_S has passed."""
+    """The source's state, once it is connected, in trouble, or CONNECTING_S has passed.
+
+    One that reads from a broker is connected once it has heard something.
+    """
     until = time.monotonic() + CONNECTING_S
     while True:
         state = bus.source_state()
-        settled = state is None or state.connected or state.trouble
+        settled = state is None or state.trouble or (state.connected and _has_begun(state))
         if settled or time.monotonic() > until:
             return state
         await asyncio.sleep(0.02)
+
+
+def _has_begun(state: SourceState) -> bool:
+    return state.kind != BROKER or state.batch is not None
 
 
 async def _answer(scope: dict[str, Any], send: Send, status: int, body: dict[str, Any]) -> None:

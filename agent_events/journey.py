@@ -5,8 +5,8 @@ from datetime import datetime
 from enum import Enum
 
 from agent_events.deliveries import Answer
-from agent_events.facts import FAULTS, Listener, Session, Status
-from agent_events.problems import session_in_words
+from agent_events.facts import FAULTS, Broker, Listener, Session, Status
+from agent_events.findings import session_in_words
 
 CLOCKS_MS = 2_000
 """A process whose clock is further off has its times corrected; of less, the way is a part."""
@@ -51,6 +51,13 @@ class Journey:
     clock_ms: int = 0  # the server's clock, as the processes answered
     listeners: tuple[Listener, ...] = ()
     trouble: str = ""  # why nobody could be asked
+    broker: Broker | None = None  # what it has of the tenant's shard; None: there is none
+
+    @property
+    def published(self) -> bool:
+        """Has the broker its batch?"""
+        shards = self.broker.shards if self.broker is not None else ()
+        return any(one.batch is not None and one.batch >= (self.batch or 0) for one in shards)
 
 
 class Step(Enum):
@@ -190,6 +197,8 @@ def _of_a_batch(journey: Journey, batch: int) -> Verdict:
     if journey.trouble:
         words = f"{in_batch}. The processes could not be asked: {journey.trouble}."
         return Verdict("not_asked", words, stopped=False)
+    if journey.broker is not None:
+        return _of_a_broker(journey, journey.broker, in_batch)
     steps = [(one, step_of(one, batch)) for one in journey.listeners]
     delivered = sum(step is Step.DELIVERED for _, step in steps)
     stopped = [_stop(one) for one, step in steps if step in STOPPED]
@@ -212,6 +221,24 @@ def _of_a_batch(journey: Journey, batch: int) -> Verdict:
         "began later. Whoever asks gets it from the log."
     )
     return Verdict("not_watched", words, stopped=False)
+
+
+def _of_a_broker(journey: Journey, broker: Broker, in_batch: str) -> Verdict:
+    """Web processes read the broker, and cannot be asked; who listens is a worker."""
+    if journey.published:
+        words = f"{in_batch}, and the broker has it, where web processes read it."
+        return Verdict("published", words, stopped=False)
+    meanwhile = (
+        "Web processes that hear nothing read it from the log, within TICK_TIMEOUT_S or two."
+    )
+    if broker.trouble:
+        words = f"{in_batch}. The broker, which may have it, does not answer: {broker.trouble}."
+        return Verdict("broker_away", f"{words} {meanwhile}", stopped=True)
+    if not journey.status.publishers:
+        words = f"{in_batch}, which the broker does not have: no worker publishes."
+    else:
+        words = f"{in_batch}, which the broker does not have yet."
+    return Verdict("unpublished", f"{words} {meanwhile}", stopped=True)
 
 
 def _stop(listener: Listener) -> str:

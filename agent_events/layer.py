@@ -8,7 +8,7 @@ viewers. The layer may drop, repeat and reorder; nothing here tries to prevent i
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -44,7 +44,7 @@ class LayerReceiver:
         self,
         settings: Settings,
         take: Callable[[Window], None],
-        interrupt: Callable[[], None],
+        interrupt: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._layer: Any = get_channel_layer(settings.channel_layer)
@@ -67,7 +67,7 @@ class LayerReceiver:
             except TimeoutError:
                 # A receiver that stalled past the layer's `expiry` is thrown out of its groups.
                 await self._layer.group_add(GROUP, channel)
-                self._interrupt()
+                await self._interrupt()
                 continue
             try:
                 window = message["window"]

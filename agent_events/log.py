@@ -187,6 +187,13 @@ class Log:
             finally:
                 self._in_use.discard(connection)
 
+    async def append(self) -> None:
+        """Closes a batch, where there is something to close: nobody else seems to.
+
+        Raises psycopg.Error, psycopg_pool.PoolTimeout.
+        """
+        await self._rows("SELECT FROM agent_events_append()")
+
     async def head(self) -> LedgerRow:
         """The last closed batch. Raises psycopg.Error, and WrongDatabase for hidden rows."""
         return head_of(await self._rows(HEAD_SQL))

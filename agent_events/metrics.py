@@ -80,6 +80,29 @@ _SUBSCRIBERS = Gauge("subscribers", "Open streams.", ["door"], namespace=PREFIX)
 _OPENED = _counter("streams_opened", "Streams that began.", "door")
 _DELIVERED = _counter("events_delivered", "Events that were handed to a stream's client.", "door")
 
+# From a worker to the broker (or to a shared layer).
+RELAY_WINDOWS = _counter("relay_windows", "Windows that this process published.")
+RELAY_PARCELS = _counter("relay_parcels", "Messages in which it did: slices and marks.")
+RELAY_BYTES = _counter("relay_bytes", "Bytes of those messages' bodies.")
+RELAY_FAILURES = _counter("relay_failures", "Times that publishing failed; it is tried again.")
+RELAY_SKIPPED = _counter(
+    "relay_skipped_batches",
+    "Batches that this process did not publish, since it was too far behind; web processes read "
+    "them from the log.",
+)
+RELAY_SHARDS = Gauge(
+    "relay_shards", "Shards that this process publishes now; 0: it stands by.", namespace=PREFIX
+)
+
+# From the broker to a web process.
+BROKER_WINDOWS = _counter("broker_windows", "Windows that came from the broker, ticks too.")
+BROKER_LOST = _counter(
+    "broker_lost", "Of those, windows whose slices did not all come: the log was read instead."
+)
+BROKER_FAILURES = _counter(
+    "broker_failures", "Connections to the broker that failed, or did not open."
+)
+
 _ALL = (
     DOORBELLS,
     SOURCE_CONNECTIONS,
@@ -95,6 +118,15 @@ _ALL = (
     EVENT_DELAY,
     LOG_READS,
     QUEUE_OVERFLOWS,
+    RELAY_WINDOWS,
+    RELAY_PARCELS,
+    RELAY_BYTES,
+    RELAY_FAILURES,
+    RELAY_SKIPPED,
+    RELAY_SHARDS,
+    BROKER_WINDOWS,
+    BROKER_LOST,
+    BROKER_FAILURES,
     _SUBSCRIBERS,
     _OPENED,
     _DELIVERED,

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent_events.access import admit
+from agent_events.broker_status import look, shards_published
 from agent_events.bus import current_bus
 from agent_events.conf import get_settings
 from agent_events.credentials import of_scope
@@ -26,6 +27,7 @@ from agent_events.database import listener_dsn, log_dsn
 from agent_events.database_metrics import database_metrics
 from agent_events.errors import AgentEventsError, NotSignedIn, WrongDatabase
 from agent_events.facts import Status
+from agent_events.health import BROKER
 from agent_events.metrics import OURS, PREFIX
 from agent_events.principals import Right
 from agent_events.requests import AWAY
@@ -39,6 +41,8 @@ logger = logging.getLogger("agent_events")
 
 LIMIT_S = 1.5
 """So long a scrape waits for the database; then it is answered without."""
+BROKER_S = 0.5
+"""So long of it may the broker take, or BROKER_TIMEOUT_S where that is less."""
 WATCH_S = 0.3
 """So long of it is spent on who waits to commit, and where the other processes are."""
 FRESH_S = 3.0
@@ -100,11 +104,16 @@ class _Everything(Collector):
 
 def _source_metrics(source: SourceState) -> Iterator[Metric]:
     for name, words, value in (
-        ("source_connected", "Is this process's listening connection well?", source.connected),
+        (
+            "source_connected",
+            "Is this process's listening connection well, or its connection to the broker?",
+            source.connected,
+        ),
         (
             "source_hears",
-            "Do notifications reach this process? If not, it polls.",
-            source.connected and source.doorbell is Doorbell.HEARD,
+            "Do notifications reach this process, or the broker's windows? If not, it polls.",
+            source.connected
+            and (source.heard if source.kind == BROKER else source.doorbell is Doorbell.HEARD),
         ),
         ("leads", "Does this process close the batches?", source.leads),
         (
@@ -135,7 +144,11 @@ async def _try() -> Observation:
 
 async def _look() -> Observation:
     """Deliberately no rates: Prometheus makes them, out of what only rises."""
-    status = await gather(log_dsn(), timeout_s=LIMIT_S)
+    settings = get_settings()
+    broker = await look(settings, within_s=BROKER_S)
+    status = await gather(
+        log_dsn(), timeout_s=LIMIT_S, shards=shards_published(settings), broker=broker
+    )
     if status.setup is None or not status.setup.readable:
         return Observation(status)
     between = await watch(

@@ -1,14 +1,14 @@
 """What is wrong with the bus, and what to do about it, in words. Facts in, words out: no I/O."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
 
 import django.db
 import psycopg
 
+from agent_events.broker_problems import broker_problems, publishing_problems
 from agent_events.database import OLDEST_SERVER
-from agent_events.facts import BOUND, FAULTS, Interval, Session, Setup, Status
+from agent_events.facts import BOUND, FAULTS, Interval, Setup, Status
+from agent_events.findings import Part, Problem, session_in_words
 
 WAITS_S = 5.0
 """An event that is in no batch for longer than this waits for somebody who does not come."""
@@ -20,14 +20,6 @@ QUEUE_HALF = 0.5
 """Past this share of PostgreSQL's notification queue nothing is rung any more."""
 
 
-class Part(Enum):
-    """What a problem takes away."""
-
-    DATA = "data"  # nothing moves, or nothing can be read
-    DOORBELL = "doorbell"  # events come by the poll, later
-    EVENTS = "events"  # some events wait, or come in another order
-
-
 _FAULTS = {
     "empty": ("ledger_empty", Part.DATA),
     "ahead": ("ledger_copied", Part.DATA),
@@ -35,16 +27,6 @@ _FAULTS = {
     "rows ahead": ("rows_ahead", Part.EVENTS),
 }
 """The code and the part of each of FAULTS."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong. `code` never changes; `hint` says what to do."""
-
-    code: str
-    part: Part
-    message: str
-    hint: str
 
 
 AWAY = "The database is away. Nothing is lost; try again in a moment."
@@ -88,21 +70,22 @@ def trouble_of(error: Exception) -> str | None:
 def problems_of(status: Status, between: Interval | None = None) -> list[Problem]:
     """All that is wrong, the worst first. `between` is what was watched before `status`."""
     if status.setup is None:
-        return [
-            Problem(
-                "unreachable",
-                Part.DATA,
-                f"The database does not answer: {status.unreachable}.",
-                "Start it, or correct DATABASES. Committed events are safe; streams go on by "
-                "themselves.",
-            )
-        ]
+        unreachable = Problem(
+            "unreachable",
+            Part.DATA,
+            f"The database does not answer: {status.unreachable}.",
+            "Start it, or correct DATABASES. Committed events are safe; streams go on by "
+            "themselves.",
+        )
+        return [unreachable, *broker_problems(status)]
     found = setup_problems(status.setup)
     if status.setup.readable:
         found += _ledger_problems(status)
         found += _delivery_problems(status)
         found += _silence(status)
         found += _forgotten_transactions(status)
+        found += publishing_problems(status, between)
+    found += broker_problems(status)
     if between is not None:
         found += _standing_commits(between)
     worst_first = list(Part)
@@ -204,7 +187,9 @@ def _delivery_problems(status: Status) -> Iterator[Problem]:
                 "nobody_sequences",
                 Part.EVENTS,
                 f"{events}, and no process that would close one is connected.",
-                "Start manage.py listen_events, or a web process (it begins with its first "
+                "Start manage.py listen_events."
+                if status.shards
+                else "Start manage.py listen_events, or a web process (it begins with its first "
                 "subscriber, or at GET /readyz).",
             )
         else:
@@ -287,15 +272,3 @@ def _can_append(status: Status) -> bool:
     """Is nothing worse in the way, which is said already?"""
     ledger_well = not status.fault or _FAULTS[status.fault][1] is not Part.DATA
     return status.setup is not None and not status.setup.standby and ledger_well
-
-
-def session_in_words(session: Session) -> str:
-    """Who it is, for whoever looks for it in pg_stat_activity."""
-    what = [
-        f"user {session.user}",
-        session.application or "without application_name",
-        session.client or "local",
-    ]
-    if session.open_s is not None:
-        what.append(f"open for {session.open_s:,.0f} s")
-    return f"pid {session.pid} ({', '.join(what)})"

@@ -1,5 +1,7 @@
 """How the bus does: facts from the database, over one connection, by bounded looks.
 
+How the broker does is found elsewhere (`broker_status`), and compared with the ledger here.
+
 Nothing is counted that grows: no count of a table, no scan. What the facts mean: `problems`.
 """
 
@@ -22,7 +24,19 @@ from agent_events.database import (
     SEQUENCER_KEY,
     severed_after,
 )
-from agent_events.facts import BOUND, Counters, Head, Prepared, Session, Setup, Status
+from agent_events.facts import (
+    BOUND,
+    Broker,
+    Counters,
+    Head,
+    Prepared,
+    Publisher,
+    Session,
+    Setup,
+    Status,
+)
+from agent_events.leases import PUBLISHER_APPLICATION
+from agent_events.published import MARKS_SQL, compare, publishers_sql
 
 LOOKS = 200
 """How many of the newest events are compared with the ledger: some milliseconds."""
@@ -211,8 +225,13 @@ async def gather(
     timeout_s: float = TIMEOUT_S,
     after: int | None = None,
     patience_s: float = 0.0,
+    shards: int = 0,
+    broker: Broker | None = None,
 ) -> Status:
     """Looks once. `late_s` is of the batch after `after`.
+
+    `shards`: in so many workers publish, so who does is looked up. `broker`: how it did just
+    before, to be compared with the ledger.
 
     Where events wait for longer than `patience_s`, looks again after that time, if it is not 0:
     of a long transaction that has just committed, the events look old. Never raises psycopg.Error:
@@ -224,18 +243,22 @@ async def gather(
                 dsn, **CONNECT, application_name="agent_events status"
             )
         async with connection:
-            status = await _look(connection, timeout_s, after)
+            status = await _look(connection, timeout_s, after, shards, broker)
             if status.behind and 0 < patience_s < status.waits_s:
                 await asyncio.sleep(patience_s)
-                status = await _look(connection, timeout_s, after)
+                status = await _look(connection, timeout_s, after, shards, broker)
     except (psycopg.Error, OSError) as error:
         why = " ".join(str(error).split()) or f"no answer within {timeout_s:g} s"
-        return Status(unreachable=why)
+        return Status(unreachable=why, shards=shards, broker=broker)
     return status
 
 
 async def _look(
-    connection: AsyncConnection[TupleRow], timeout_s: float, after: int | None
+    connection: AsyncConnection[TupleRow],
+    timeout_s: float,
+    after: int | None,
+    shards: int,
+    broker: Broker | None,
 ) -> Status:
     async def rows(query: str, params: Any = ()) -> list[TupleRow]:
         return await (await connection.execute(query, params)).fetchall()
@@ -247,7 +270,7 @@ async def _look(
             applied = [name for (name,) in await rows(APPLIED_SQL)] if has_migrations else None
             setup = setup_of(setup_row, applied)
             if not setup.readable:
-                return Status(setup=setup)
+                return Status(setup=setup, shards=shards, broker=broker)
             ((usage, sees, oldest, ledger_bytes, log_bytes, *counted),) = await rows(_SERVER)
             ((behind, created_s, closed_s),) = await rows(_BEHIND, {"most": BOUND + 1})
             listening = await rows(_LISTENERS, (BUS_APPLICATION, BUS_APPLICATION))
@@ -271,6 +294,8 @@ async def _look(
                 sees_sessions=sees,
                 ledger_bytes=ledger_bytes,
                 log_bytes=log_bytes,
+                shards=shards,
+                broker=broker,
             )
             if usage > 0:
                 suspects = tuple(Session(*row) for row in await rows(_SUSPECTS))
@@ -278,4 +303,11 @@ async def _look(
             if after is not None:
                 late = await rows(_LATE, (after,))
                 status = replace(status, late_s=late[0][0] if late else 0.0)
+            if shards:
+                found = await rows(publishers_sql(shards, SESSION_SQL), (PUBLISHER_APPLICATION,))
+                publishers = tuple(Publisher(Session(*row[1:]), tuple(row[0])) for row in found)
+                status = replace(status, publishers=publishers)
+            if broker is not None and broker.shards and status.head is not None:
+                of_ledger = await rows(MARKS_SQL, ([shard.batch for shard in broker.shards],))
+                status = replace(status, broker=compare(broker, status.head, of_ledger))
             return status

@@ -64,6 +64,9 @@ class Update(NamedTuple):
 class Reader(Protocol):
     """How a subscriber reads the log."""
 
+    interrupted: bool
+    """Has nothing come for long? Then the end of the log is not live."""
+
     async def page(self, tenants: Tenants, cursor: Cursor, filter: Filter) -> Page:
         """The next page from a cursor; NoDataFound where `resolve` has another answer."""
         ...
@@ -326,14 +329,14 @@ class Subscriber:
             if page.stretch is None:
                 self._gap = True  # a heartbeat may end the wait
                 await asyncio.sleep(DAMAGED_S)
-        if not page.at_head:
-            self._gap = True
+        self._gap = not page.at_head or self._gap
+        if not page.at_head or self._reader.interrupted:
             # With the cursor before the page: a client may be cut off before its events come.
             self._once(Kind.CATCHING_UP)
         self._cursor = page.cursor
         if page.stretch is not None:
             self._notices.append(Update(Kind.EVENTS, page.stretch.cursor, page.stretch))
-        if page.at_head:
+        if page.at_head and not self._reader.interrupted:
             self._once(Kind.LIVE)
 
     def _forget_read(self) -> None:

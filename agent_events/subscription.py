@@ -19,16 +19,14 @@ import psycopg
 
 from agent_events import metrics
 from agent_events.backoff import Backoff
-from agent_events.bus import Bus, current_bus, pump
+from agent_events.bus import Bus, current_bus
 from agent_events.conf import Settings, get_settings
-from agent_events.database import listener_dsn
 from agent_events.errors import InvalidQuery
 from agent_events.filters import Filter
 from agent_events.position import EARLIEST, LATEST, Cursor
-from agent_events.sources.postgres import PostgresSource
 from agent_events.subscriber import Kind, Subscriber, Update
 from agent_events.tasks import OfLoop
-from agent_events.window import Tenants, Window
+from agent_events.window import Tenants
 from agent_events.wire import Event
 
 logger = logging.getLogger("agent_events")
@@ -254,7 +252,6 @@ class _OwnBus(Bus):
         super().__init__(settings)
         self._users = 0
         self._unused = asyncio.Event()
-        self._heard = asyncio.Event()
         # A task, for whatever ends it (the end of its event loop, too) closes everything.
         self._keeper = asyncio.create_task(self._until_unused(), name="agent_events subscriptions")
 
@@ -262,27 +259,9 @@ class _OwnBus(Bus):
         async with self._starting:
             if self._tasks:
                 return
+            source = self._source = self._made_source()
             await self.log.open()
-            source = self._source = PostgresSource(
-                listener_dsn(), self.log, self._settings, self.feed.watched
-            )
-            self._keep("source", lambda: pump(source, self))
-            self._keep("watch", self._watch)
-
-    async def send(self, window: Window) -> None:
-        """The source's sink."""
-        self._heard.set()
-        self._take(window)
-
-    async def _watch(self) -> None:
-        """No word from the source for long: everybody looks into the log."""
-        while True:
-            self._heard.clear()
-            try:
-                async with asyncio.timeout(self._settings.tick_timeout_s):
-                    await self._heard.wait()
-            except TimeoutError:
-                self.feed.interrupt()
+            self._feed_directly(source)
 
     def join(self) -> None:
         """One subscription more."""

@@ -5,6 +5,7 @@ Looks by primary keys, and one bisection of the ledger. What it means: `journey`
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from agent_events.asking import CannotAsk, ask
 from agent_events.database import CONNECT, severed_after
 from agent_events.deliveries import Answer
 from agent_events.errors import in_a_line
-from agent_events.facts import Interval, Status
+from agent_events.facts import Broker, Interval, Status
 from agent_events.journey import Gap, Journey, Step, Stored, step_of
 from agent_events.log import CREATED_SQL, MS_SQL
 from agent_events.position import Cursor, Position
@@ -51,12 +52,24 @@ _GAP = """
 """
 
 
-async def trace(dsn: str, listener_dsn: str, id: int) -> Journey:
+async def _no_broker(tenant: str) -> Broker | None:
+    return None
+
+
+async def trace(
+    dsn: str,
+    listener_dsn: str,
+    id: int,
+    *,
+    shards: int = 0,
+    look: Callable[[str], Awaitable[Broker | None]] = _no_broker,
+) -> Journey:
     """Follows the event `id`. `listener_dsn` is where to listen for the processes' answers.
 
-    Never raises psycopg.Error for a database that is away: `status` says so then.
+    `shards`: in so many workers publish. `look` says what the broker has of a tenant's shard; it
+    raises nothing. Never raises psycopg.Error for a database that is away: `status` says so then.
     """
-    status = await gather(dsn)
+    status = await gather(dsn, shards=shards)
     if status.setup is None or not status.setup.readable:
         return Journey(id, status)
     try:
@@ -69,7 +82,7 @@ async def trace(dsn: str, listener_dsn: str, id: int) -> Journey:
         return Journey(id, Status(unreachable=" ".join(str(error).split())))
     if journey.batch is None:
         return journey
-    return await _ask(listener_dsn, journey)
+    return await _ask(listener_dsn, journey, look)
 
 
 async def _look(connection: AsyncConnection[TupleRow], id: int, status: Status) -> Journey:
@@ -99,8 +112,11 @@ async def _look(connection: AsyncConnection[TupleRow], id: int, status: Status) 
     return replace(journey, closed_at=closed_at, closed_at_ms=closed_at_ms, cursor=str(cursor))
 
 
-async def _ask(listener_dsn: str, journey: Journey) -> Journey:
-    """Each process that listens; twice where one is behind, which it may be for a moment."""
+async def _ask(
+    listener_dsn: str, journey: Journey, look: Callable[[str], Awaitable[Broker | None]]
+) -> Journey:
+    """Each process that listens, and the broker; twice where one of them is behind, which it may
+    be for a moment."""
     status, stored, batch = journey.status, journey.stored, journey.batch
     assert stored is not None
     assert batch is not None
@@ -116,7 +132,9 @@ async def _ask(listener_dsn: str, journey: Journey) -> Journey:
             trouble = in_a_line(error)
         clock_ms = int((status.counters.at_s + time.monotonic() - looked_at) * 1_000)
         found = listeners(status, Interval(answers=answers), status)
+        journey = replace(journey, broker=await look(stored.tenant))
         behind = any(step_of(one, batch) is Step.BEHIND for one in found)
+        behind = behind or (journey.broker is not None and not journey.published)
         if last_time or not behind:
             break
         await asyncio.sleep(AGAIN_S)

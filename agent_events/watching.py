@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
@@ -13,6 +13,7 @@ from agent_events.database import BATCH_CHANNEL, BUS_APPLICATION, DOORBELL_CHANN
 from agent_events.deliveries import Answer
 from agent_events.errors import in_a_line
 from agent_events.facts import (
+    Broker,
     Head,
     Interval,
     Listener,
@@ -24,6 +25,11 @@ from agent_events.status import gather
 
 LOOK_EVERY_S = 0.05
 """Looks at the commit lock are this far apart."""
+
+
+async def no_broker() -> Broker | None:
+    """What a look at the broker says where there is none."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +49,29 @@ async def observe(
     *,
     before: Status | None = None,
     patience_s: float = 0.0,
+    shards: int = 0,
+    look: Callable[[], Awaitable[Broker | None]] = no_broker,
 ) -> Observation:
     """Looks, watches for `seconds`, and looks again.
 
     `listener_dsn` is where to listen. `before`: an earlier look, which is made here if it is not
-    given. `patience_s`: as for `gather`. Never raises psycopg.Error.
+    given. `patience_s`, `shards`: as for `gather`. `look` says how the broker does, while it
+    watches; it raises nothing. Never raises psycopg.Error.
     """
     if before is None or before.counters is None:
-        before = await gather(dsn)
+        before = await gather(dsn, shards=shards)
     if before.counters is None:
-        return Observation(before)
-    between = await watch(
-        listener_dsn,
-        seconds,
-        expected=[session.pid for session in before.listeners],
-        leader=before.sequencer.pid if before.sequencer is not None else None,
+        return Observation(replace(before, broker=await look()))
+    between, broker = await asyncio.gather(
+        watch(
+            listener_dsn,
+            seconds,
+            expected=[session.pid for session in before.listeners],
+            leader=before.sequencer.pid if before.sequencer is not None else None,
+        ),
+        look(),
     )
-    after = await gather(dsn, patience_s=patience_s)
+    after = await gather(dsn, patience_s=patience_s, shards=shards, broker=broker)
     return Observation(
         after, between, rates(before, after, between), listeners(before, between, after)
     )

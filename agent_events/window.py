@@ -46,13 +46,14 @@ class Window:
         """Its events of these tenants, in order. Looks at each event once, however many ask."""
         if tenants is None or (self.covers is not None and self.covers.issubset(tenants)):
             return self.events
-        here = {tenant for tenant in tenants if tenant in self._by_tenant}
+        here = {tenant for tenant in tenants if tenant in self.by_tenant}
         if len(here) > 1:
             return [event for event in self.events if event.tenant_id in here]
-        return self._by_tenant[here.pop()] if here else ()
+        return self.by_tenant[here.pop()] if here else ()
 
     @cached_property
-    def _by_tenant(self) -> dict[str, list[Event]]:
+    def by_tenant(self) -> dict[str, list[Event]]:
+        """Its events, each tenant's in order."""
         found: dict[str, list[Event]] = {}
         for event in self.events:
             found.setdefault(event.tenant_id, []).append(event)

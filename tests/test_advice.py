@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent_events.advice import Advice, advice
+from agent_events.advice import FAN_OUT_READS, Advice, advice
 from agent_events.conf import Settings
+from agent_events.deliveries import Answer
 from agent_events.facts import (
     CommitWaits,
     Counters,
@@ -32,6 +33,8 @@ WELL = Status(
     counters=Counters(100.0, 1_000),
 )
 COALESCING = replace(WELL, coalescer=BUS)
+MANY = tuple(replace(BUS, pid=pid) for pid in range(1, 17))
+BROKER = "nats://me:s3cret@broker:4222"
 QUIET = Interval(1.0, CommitWaits(looks=20), busy=0.0, rings=0, told=0, answers=())
 IDLE = Rates(commits=3, events=0, batches=0, notifications=0, waits_grow=0)
 LOAD = Rates(commits=5_000, events=5_000, batches=90, notifications=90, waits_grow=0)
@@ -92,21 +95,106 @@ def test_waits_of_our_own_name_the_cause() -> None:
 
 
 def test_events_that_come_faster_than_batches_are_closed_are_time_for_a_broker() -> None:
-    late = replace(COALESCING, behind=9_000, waits_s=4.0)
+    late = replace(COALESCING, behind=9_000, waits_s=4.0, listeners=MANY)
     growing = replace(LOAD, waits_grow=0.8)
     assert told(late, QUIET, growing).code == "broker"
     assert "9,000 wait, for 4 s" in told(late, QUIET, growing).words
+    assert "16 processes read each batch there, too" in told(late, QUIET, growing).words
     assert told(late, QUIET, replace(LOAD, waits_grow=-0.5)).code != "broker"  # it catches up
     assert told(replace(late, waits_s=0.1), QUIET, growing).code != "broker"
-    assert told(replace(WELL, waits_s=4.0), QUIET, growing).code != "broker"  # not coalescing yet
+    ringing = replace(WELL, waits_s=4.0, listeners=MANY)
+    assert told(ringing, QUIET, growing).code != "broker"  # not coalescing yet
 
 
 def test_a_sequencer_without_room_is_time_for_a_broker() -> None:
-    assert told(COALESCING, replace(QUIET, busy=0.95)).code == "broker"
-    assert told(COALESCING, replace(QUIET, busy=0.95), IDLE).code != "broker"
-    assert told(WELL, replace(QUIET, busy=0.95)).code != "broker"
+    several = replace(COALESCING, listeners=MANY[:3])
+    assert told(several, replace(QUIET, busy=0.95)).code == "broker"
+    assert told(several, replace(QUIET, busy=0.95), IDLE).code != "broker"
+    assert told(replace(WELL, listeners=MANY[:3]), replace(QUIET, busy=0.95)).code != "broker"
     few = replace(QUIET, busy=1.0, waits=CommitWaits(looks=3))
-    assert told(COALESCING, few).code != "broker"
+    assert told(several, few).code != "broker"
+
+
+def test_a_lone_sequencer_at_its_end_is_told_what_helps_and_no_broker_does() -> None:
+    found = told(COALESCING, replace(QUIET, busy=0.95))
+    assert (found.code, found.fine) == ("limit", False)
+    assert "A broker would not help: 1 process reads each batch there." in found.words
+    assert "docs/scaling.md" in found.words
+    late = replace(COALESCING, behind=9_000, waits_s=4.0)
+    assert told(late, QUIET, replace(LOAD, waits_grow=0.8)).code == "limit"
+
+
+# The fan-out
+
+
+def answered(*watches: int | None) -> Interval:
+    """What the first processes of MANY said: how many tenants are watched there."""
+    one = Answer(1, 9, "host", 1_000, 5, 900, 1, leads=False, coalescing=False, watches=None)
+    answers = [
+        replace(one, backend=session.pid, watches=count)
+        for session, count in zip(MANY, watches, strict=False)
+    ]
+    return replace(QUIET, answers=tuple(answers))
+
+
+def test_many_processes_that_read_many_batches_are_time_for_a_broker() -> None:
+    busy = replace(LOAD, batches=180.0)
+    many = replace(COALESCING, listeners=MANY)
+    found = told(many, QUIET, busy)
+    assert (found.code, found.fine) == ("broker", False)
+    assert found.words.startswith(
+        "Time for a broker, because 16 processes read each of 180 batches/s from PostgreSQL, which "
+        "makes 2,880 reads/s."
+    )
+    assert told(replace(many, coalescer=None), QUIET, busy).code == "broker"  # ringing, too
+    assert told(many, QUIET, replace(LOAD, batches=90.0)).code == "coalescing"
+    assert told(replace(many, listeners=MANY[:4]), QUIET, busy).code == "coalescing"
+    assert told(many, QUIET, None).code == "coalescing"  # nobody knows
+
+
+def test_the_fan_out_is_just_past_its_bound_or_it_is_fine() -> None:
+    many = replace(COALESCING, listeners=MANY)
+    at = FAN_OUT_READS / len(MANY)
+    assert told(many, QUIET, replace(LOAD, batches=at)).fine
+    assert told(many, QUIET, replace(LOAD, batches=at * 1.01)).code == "broker"
+
+
+def test_processes_in_which_nobody_watches_read_nothing() -> None:
+    busy = replace(LOAD, batches=180.0)
+    many = replace(COALESCING, listeners=MANY)
+    assert told(many, answered(*[0] * 10), busy).fine
+    assert "12 processes" in told(many, answered(0, 0, 3, None, 0, 0), busy).words
+
+
+def test_commits_that_wait_come_before_the_fan_out() -> None:
+    busy = replace(LOAD, batches=180.0)
+    assert told(replace(WELL, listeners=MANY), waits(ours=False), busy).code == "waits"
+
+
+# With a broker
+
+
+def test_where_there_is_a_broker_it_is_never_time_for_one() -> None:
+    late = replace(COALESCING, behind=9_000, waits_s=4.0, listeners=MANY)
+    growing, busy = replace(LOAD, waits_grow=0.8), replace(LOAD, batches=180.0)
+    full = replace(WELL, queue_usage=0.6)
+    for status, between, rate in (
+        (late, QUIET, growing),
+        (replace(COALESCING, listeners=MANY), replace(QUIET, busy=0.95), LOAD),
+        (COALESCING, replace(QUIET, busy=0.95), LOAD),
+        (full, QUIET, LOAD),
+    ):
+        found = told(status, between, rate, broker_url=BROKER)
+        assert (found.code, found.fine) == ("limit", False)
+        assert "Time for a broker" not in found.words
+        assert "s3cret" not in found.words
+    assert "docs/scaling.md" in told(late, QUIET, growing, broker_url=BROKER).words
+    # Web processes that still listen were started before.
+    left = told(replace(COALESCING, listeners=MANY), QUIET, busy, broker_url=BROKER)
+    assert left.code == "waits"
+    assert "restart web processes" in left.words
+    assert "2,880 reads/s" in left.words
+    assert told(COALESCING, QUIET, busy, broker_url=BROKER).fine
 
 
 def test_a_notification_queue_that_others_fill_is_said() -> None:

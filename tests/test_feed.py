@@ -100,7 +100,11 @@ async def process(
     await log.open()
     feed = Feed(log, options)
     made = [PostgresSource(dsn, log, options, feed.watched) for _ in range(sources)]
-    receiver = LayerReceiver(options, feed.take, feed.interrupt)
+
+    async def silent() -> None:
+        feed.interrupt()
+
+    receiver = LayerReceiver(options, feed.take, silent)
     tasks = [asyncio.create_task(receiver.run(await receiver.join()))]
     tasks += [asyncio.create_task(pump(source, LayerSink(alias))) for source in made]
     try:

@@ -19,7 +19,7 @@ import httpx
 import psycopg
 import pytest
 
-from agent_events import health, problems
+from agent_events import broker_problems, health, problems
 from agent_events.facts import Head, Session, Setup, Status
 from agent_events.health import Readiness, judge
 from agent_events.sources import Doorbell, SourceState
@@ -264,8 +264,8 @@ def test_events_that_others_hold_back_make_no_process_unready() -> None:
 
 
 def test_every_code_has_its_row_and_no_other() -> None:
-    source = inspect.getsource(health) + inspect.getsource(problems)
-    codes = set(re.findall(r'(?:Problem\(\s*|code = |append\()"([a-z_]+)"', source))
+    source = "".join(map(inspect.getsource, (health, problems, broker_problems)))
+    codes = set(re.findall(r'(?:Problem\(\s*|code = |append\(|return \[)"([a-z_]+)"', source))
     codes |= {"no_answer", "source_connecting", "source_disconnected"}
     codes |= {code for code, _ in problems._FAULTS.values()}
     assert len(codes) > 20

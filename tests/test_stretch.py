@@ -137,12 +137,16 @@ class SharedLayer:
         await self._inner.group_send(group, json.loads(json.dumps(message)))
 
 
+async def _nothing() -> None:
+    pass
+
+
 @pytest.mark.parametrize("layer", [InMemoryChannelLayer, SharedLayer])
 async def test_a_window_goes_as_it_is_within_the_process_and_as_text_beyond_it(layer: Any) -> None:
     alias = f"layer-{uuid.uuid4()}"
     channel_layers.set(alias, layer())
     came: asyncio.Queue[Window] = asyncio.Queue()
-    receiver = LayerReceiver(Settings(channel_layer=alias), came.put_nowait, lambda: None)
+    receiver = LayerReceiver(Settings(channel_layer=alias), came.put_nowait, _nothing)
     receiving = asyncio.create_task(receiver.run(await receiver.join()))
     sent = window(1, event(1))
     try:

@@ -1,6 +1,6 @@
 """What the page of the bus shows, made from a look: words, figures, points of charts, rows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -97,8 +97,29 @@ def _figures(look: Observation, delay_ms: float | None) -> list[list[str]]:
             f"{status.head.batch:,}",
             f"{status.head.total:,} events, {_seconds(status.head.closed_s)} ago",
         ],
+        *_publishing(status),
         ["Size", _bytes(status.log_bytes), f"and the ledger {_bytes(status.ledger_bytes)}"],
     ]
+
+
+def _publishing(status: Status) -> Iterator[list[str]]:
+    """Of a broker, or a shared channel layer: how it does, and who publishes."""
+    broker = status.broker
+    if broker is not None:
+        lag = max((one.lag or 0 for one in broker.shards), default=0)
+        where = f"{broker.kind} at {broker.host}"
+        if broker.trouble:
+            yield ["Broker", "away", where]
+        else:
+            yield [
+                "Broker",
+                "reachable",
+                f"{where}, {f'{lag:,} batches behind' if lag else 'at the head'}",
+            ]
+    if status.shards:
+        publish = sum(bool(one.shards) for one in status.publishers)
+        standing = len(status.publishers) - publish
+        yield ["Publishing", f"{publish:,}", f"workers, and {standing:,} that stand by"]
 
 
 def _points(look: Observation, delay_ms: float | None) -> dict[str, float | None]:

@@ -2,9 +2,12 @@
 
 import threading
 import time
+from functools import partial
 
 from asgiref.sync import async_to_sync
 
+from agent_events.broker_status import look, shards_published
+from agent_events.conf import get_settings
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.errors import WrongDatabase
 from agent_events.facts import Status
@@ -52,7 +55,15 @@ def forget() -> None:
 
 
 async def _look(before: Status | None) -> Observation:
+    settings = get_settings()
     try:
-        return await observe(log_dsn(), listener_dsn(), WATCH_S, before=before)
+        return await observe(
+            log_dsn(),
+            listener_dsn(),
+            WATCH_S,
+            before=before,
+            shards=shards_published(settings),
+            look=partial(look, settings),
+        )
     except WrongDatabase as error:
         return Observation(Status(unreachable=str(error)))

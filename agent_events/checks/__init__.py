@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Tags, Warning, register
 
-from agent_events.checks import configuration, database, page, streams
+from agent_events.checks import broker, configuration, database, page, streams
 
 logger = logging.getLogger("agent_events")
 
@@ -26,6 +26,9 @@ STATIC: Sequence[Check] = (
     configuration.apps,
     configuration.layer,
     configuration.intervals,
+    broker.address,
+    broker.files,
+    broker.unused,
     streams.routes,
     streams.probes,
     page.middleware,
@@ -40,6 +43,7 @@ def register_all() -> None:
     for check in STATIC:
         register(_guarded(check), TAG)
     register(_guarded(configuration.pooler), TAG, deploy=True)
+    register(_guarded(broker.in_the_open), TAG, deploy=True)
     register(_guarded(database.state), TAG, Tags.database)
 
 

@@ -8,9 +8,20 @@ from math import inf
 from typing import Any
 
 from agent_events.advice import Advice
-from agent_events.facts import BOUND, CommitWaits, Listener, Prepared, Rates, Session, Status
+from agent_events.facts import (
+    BOUND,
+    Broker,
+    CommitWaits,
+    Listener,
+    Prepared,
+    Publisher,
+    Rates,
+    Session,
+    Shard,
+    Status,
+)
+from agent_events.findings import Problem
 from agent_events.journey import Journey, Verdict, delay_ms, step_in_words, step_of
-from agent_events.problems import Problem
 from agent_events.watching import Observation
 
 LONG_S = 1.0
@@ -38,6 +49,8 @@ def lines(seen: Observation) -> Iterator[tuple[str, str]]:
     kind = "standby" if setup.standby else "primary"
     major, minor = divmod(setup.server_version, 10_000)
     yield "server", f"PostgreSQL {major}.{minor}, {kind}"
+    if status.broker is not None:
+        yield from _list("broker", list(_broker(status.broker)))
     if not setup.readable:
         return
     yield "mode", _mode(status)
@@ -52,6 +65,8 @@ def lines(seen: Observation) -> Iterator[tuple[str, str]]:
         yield "a second", rates_in_words(seen.rates)
     yield "sequencer", session(status.sequencer) if status.sequencer else "none"
     yield from _list("listeners", list(_listeners(seen)))
+    if status.shards:
+        yield from _list("publishers", [_publisher(one) for one in status.publishers])
     yield from _list("commit lock", list(waits_in_words(seen.between.waits)))
     yield from _list("queue", list(_queue(status)))
     yield from _list("open writers", list(_writers(status)))
@@ -82,6 +97,7 @@ def one_line(seen: Observation, problems: list[Problem], advised: Advice | None)
             rates_in_words(rate) if rate is not None else "no rates yet",
             f"{more} behind",
             f"{len(seen.listeners)} listeners" + (f" ({silent} silent)" if silent else ""),
+            *([_broker_in_short(status.broker)] if status.broker is not None else ()),
             f"waits in {waits.waited} of {waits.looks} looks",
             f"queue {status.queue_usage:.0%}",
             *(problem.code for problem in problems),
@@ -165,6 +181,7 @@ def trace_as_json(journey: Journey, found: Verdict) -> str:
         "closed_at": journey.closed_at,
         "cursor": journey.cursor or None,
         "trouble": journey.trouble,
+        "broker": asdict(journey.broker) if journey.broker is not None else None,
     }
     told["processes"] = [
         {
@@ -195,6 +212,8 @@ def trace_lines(journey: Journey) -> Iterator[tuple[str, str]]:
         yield "cursor", f"{journey.cursor} (right behind it)"
         words = [step_in_words(journey, one) for one in journey.listeners]
         yield from _list("processes", words)
+        if journey.broker is not None:
+            yield from _list("broker", list(_broker(journey.broker)))
 
 
 def _mode(status: Status) -> str:
@@ -227,6 +246,41 @@ def _where(listener: Listener) -> str:
     silent = listener.silent_s
     ago = f", the last {duration(silent)} ago" if silent is not None else ""
     return f"{who}, {listener.lag:,} batches behind, at {answer.batch:,}{ago}"
+
+
+def _broker(broker: Broker) -> Iterator[str]:
+    """Where it is; then, where it answers, what it has of each shard."""
+    where = f"{broker.kind or 'unknown'} at {broker.host}"
+    yield f"{where}, away: {broker.trouble}" if broker.trouble else f"{where}, reachable"
+    for shard in broker.shards:
+        yield f"shard {shard.number}: {_place(shard)}"
+
+
+def _place(shard: Shard) -> str:
+    if shard.batch is None:
+        return "nothing yet"
+    if shard.foreign:
+        return f"at batch {shard.batch:,} of another log"
+    if shard.lag is None:
+        return f"at batch {shard.batch:,}"
+    if not shard.lag:
+        return "at the head"
+    return (
+        f"{shard.lag:,} batches behind, at {shard.batch:,}; the next was closed "
+        f"{duration(shard.late_s)} ago"
+    )
+
+
+def _publisher(one: Publisher) -> str:
+    numbers = ", ".join(map(str, one.shards))
+    does = f"publishes shard {numbers}" if numbers else "stands by"
+    return f"{session(one.session)}; {does}"
+
+
+def _broker_in_short(broker: Broker) -> str:
+    if broker.trouble:
+        return "broker away"
+    return f"broker {max((one.lag or 0 for one in broker.shards), default=0):,} batches behind"
 
 
 def _queue(status: Status) -> Iterator[str]:

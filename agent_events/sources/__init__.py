@@ -20,7 +20,9 @@ class Doorbell(Enum):
 class SourceState:
     """How a source does, for whoever asks whether this process is well."""
 
+    kind: str = "postgres"  # or "broker"
     connected: bool = False
+    heard: bool = True  # has it handed anything over lately? (A broker may be well, and silent.)
     doorbell: Doorbell = Doorbell.UNKNOWN
     leads: bool = False  # closes batches for everybody
     coalescing: bool = False  # by the clock: producers do not ring

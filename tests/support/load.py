@@ -119,10 +119,12 @@ class Load:
         return insert(connection, self.tenant, payload=json.dumps({"note": "x" * 50}))
 
 
-def in_log_order(connection: psycopg.Connection[TupleRow], tenant: str) -> list[int]:
-    """The ids of the tenant's events as the ledger orders them."""
+def in_log_order(connection: psycopg.Connection[TupleRow], *tenants: str) -> list[int]:
+    """The ids of the tenants' events as the ledger orders them."""
     rows = connection.execute(
-        "SELECT id FROM agent_events_read(%s, 1, 0, 1000000)", [tenant]
+        "SELECT id FROM agent_events_window(%s::uuid[], 1, (agent_events_head()).batch)"
+        " ORDER BY batch, id",
+        [list(tenants)],
     ).fetchall()
     return [row[0] for row in rows]
 

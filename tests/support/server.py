@@ -34,6 +34,7 @@ class Server:
     Attributes:
         process: the running process, None while stopped.
         port: stays the same over restarts.
+        env: its environment from the next start on.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Server:
         """
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self._env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
+        self.env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
         self._log_file = log_file
         self._cwd = cwd
         self._output: IO[bytes] | None = None
@@ -79,7 +80,7 @@ class Server:
         """Start the process and wait until it answers."""
         self._output = self._log_file.open("ab")
         self.process = subprocess.Popen(
-            self._command, cwd=self._cwd, env=self._env, stdout=self._output, stderr=self._output
+            self._command, cwd=self._cwd, env=self.env, stdout=self._output, stderr=self._output
         )
         wait_until(self._answers, START_TIMEOUT_S, f"{self.url} to answer")
         return self

@@ -5,19 +5,22 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from agent_events.advice import Advice, advice
+from agent_events.broker_status import look, shards_published
 from agent_events.conf import get_settings
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.errors import WrongDatabase
+from agent_events.findings import Problem
 from agent_events.journey import verdict
 from agent_events.management import report
 from agent_events.management.base import LogCommand
-from agent_events.problems import Problem, problems_of
+from agent_events.problems import problems_of
 from agent_events.tracing import trace
 from agent_events.watching import Observation, observe
 
@@ -83,7 +86,7 @@ class Command(LogCommand):
             sys.stdout = None
 
     def _once(self, dsn: str, listen: str, *, as_json: bool) -> None:
-        seen = asyncio.run(observe(dsn, listen, patience_s=PATIENCE_S))
+        seen = asyncio.run(_observe(dsn, listen, patience_s=PATIENCE_S))
         problems, advised = _judge(seen)
         if as_json:
             self.stdout.write(report.as_json(seen, problems, advised))
@@ -98,7 +101,7 @@ class Command(LogCommand):
         while True:
             began = loop.time()
             before = seen.status if seen is not None else None
-            seen = await observe(dsn, listen, seconds, before=before)
+            seen = await _observe(dsn, listen, seconds, before=before)
             problems, advised = _judge(seen)
             if as_json:
                 text = report.as_json(seen, problems, advised, indent=None)
@@ -112,7 +115,9 @@ class Command(LogCommand):
             await asyncio.sleep(began + seconds - loop.time())
 
     def _trace(self, dsn: str, listen: str, id: int, *, as_json: bool) -> None:
-        journey = asyncio.run(trace(dsn, listen, id))
+        settings = get_settings()
+        shards = shards_published(settings)
+        journey = asyncio.run(trace(dsn, listen, id, shards=shards, look=partial(look, settings)))
         if journey.stored is None and journey.gap is None:
             problems = problems_of(journey.status)
             if as_json:
@@ -143,6 +148,13 @@ class Command(LogCommand):
 
     def _told(self, problem: Problem) -> str:
         return f"{self.style.ERROR(problem.code)}: {problem.message}\n    {problem.hint}"
+
+
+async def _observe(dsn: str, listen: str, *args: Any, **kwargs: Any) -> Observation:
+    """`observe`, the broker too."""
+    settings = get_settings()
+    shards = shards_published(settings)
+    return await observe(dsn, listen, *args, **kwargs, shards=shards, look=partial(look, settings))
 
 
 def _judge(seen: Observation) -> tuple[list[Problem], Advice | None]:

@@ -1,4 +1,4 @@
-"""`manage.py listen_events`: PostgreSQL to the channel layer, and a line per event here."""
+"""`manage.py listen_events`: PostgreSQL to a broker or a channel layer, and a line per event."""
 
 import asyncio
 import os
@@ -15,9 +15,9 @@ from django.utils.module_loading import import_string
 from agent_events.bus import Bus, current_bus, layer_is_shared
 from agent_events.conf import get_settings
 from agent_events.errors import AgentEventsError
-from agent_events.filters import Filter
 from agent_events.management.base import LogCommand, in_words
 from agent_events.principals import Principal
+from agent_events.requests import filter_of
 from agent_events.subscriber import Kind
 from agent_events.tasks import end
 from agent_events.terminal import colours_of, line
@@ -38,9 +38,12 @@ _WORDS = {
 
 
 class Command(LogCommand):
-    """The worker: sequences, feeds a shared layer, tails, and serves if asked to."""
+    """The worker: sequences, publishes to a broker or a shared layer, tails, serves if asked to."""
 
-    help = "Pass events from PostgreSQL to the channel layer, and print them as they come."
+    help = (
+        "Pass events from PostgreSQL to the broker, or to the shared channel layer, where the "
+        "settings name one, and print them as they come. Run several: one leads, others stand by."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The arguments."""
@@ -67,22 +70,16 @@ class Command(LogCommand):
         try:
             everyone = Principal(id="operator", rights=frozenset(), everything=True)
             self.tenants: Tenants = everyone.choose(options["tenant"])
-            self.filter = Filter.of(
-                options["agent"],
-                options["type"],
-                not_agents=options["not_agent"],
-                not_types=options["not_type"],
-                texts=options["text"],
-                where=options["where"],
-            )
-            self.shared = layer_is_shared(get_settings().channel_layer)
+            self.filter = filter_of(options)
+            alone = not layer_is_shared(get_settings().channel_layer)
+            alone = alone and not get_settings().broker_url
             # A database that is not there is said at once; one that goes away later is waited for.
             connections[get_settings().database].ensure_connection()
             connections[get_settings().database].close()
             if options["serve"]:
                 self._serve(*_host_and_port(options["serve"]))
             else:
-                if not self.shared:
+                if alone:
                     self.stderr.write(
                         "The in-memory channel layer reaches this process only: web processes "
                         "listen to PostgreSQL by themselves. --serve HOST:PORT serves the site "
@@ -101,7 +98,7 @@ class Command(LogCommand):
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        bus = Bus(get_settings(), everything=self.shared)
+        bus = Bus(get_settings(), worker=True)
         tail = asyncio.create_task(self._tail(bus))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -142,7 +139,7 @@ class Command(LogCommand):
         async def tail() -> None:
             # The bus of the server's own loop: the doors below share it.
             try:
-                await self._tail(current_bus(everything=self.shared))
+                await self._tail(current_bus(worker=True))
             except Exception as error:
                 server.stop()
                 raise CommandError(in_words(error)) from error

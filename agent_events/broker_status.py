@@ -1,0 +1,104 @@
+"""How the broker does: a bounded look at its newest marks. Whatever fails is a fact.
+
+What it has is compared with the ledger by `status`, which looks there afterwards.
+"""
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from channels.exceptions import InvalidChannelLayerError
+from django.core.exceptions import ImproperlyConfigured
+
+from agent_events import brokers
+from agent_events.brokers.parcels import Mark, shard_of
+from agent_events.bus import layer_is_shared
+from agent_events.conf import Settings
+from agent_events.errors import in_a_line
+from agent_events.facts import Broker, Shard
+
+CLOSE_S = 0.5
+"""So long more may closing the connection take, after a look that took too long."""
+
+
+def shards_published(settings: Settings) -> int:
+    """In how many shards workers publish; 0 where each process listens to PostgreSQL by itself."""
+    if settings.broker_url:
+        return settings.broker_shards
+    with suppress(ImproperlyConfigured, InvalidChannelLayerError, ImportError):
+        return int(layer_is_shared(settings.channel_layer))
+    return 0
+
+
+async def look(
+    settings: Settings, tenant: str | None = None, *, within_s: float | None = None
+) -> Broker | None:
+    """The broker of BROKER_URL; None where there is none. Never raises.
+
+    Of all shards, or of that which `tenant` is in. It has BROKER_TIMEOUT_S to answer, or `within_s`
+    seconds where that is less.
+    """
+    if not settings.broker_url:
+        return None
+    timeout_s = min(settings.broker_timeout_s, within_s or settings.broker_timeout_s)
+    marks: dict[int, Mark | None] = {}
+    kind = trouble = ""
+    try:
+        kind = brokers.extra_of(settings.broker_url)
+        async with asyncio.timeout(timeout_s):
+            marks = await _marks(settings, tenant)
+    except TimeoutError:
+        trouble = f"no answer within {timeout_s:g} s"
+    except Exception as error:  # each library has errors of its own
+        trouble = without_secrets(in_a_line(error), settings.broker_url).rstrip(".")
+    shards = [
+        Shard(number, mark.last if mark else None, mark.closed_at_ms if mark else None)
+        for number, mark in marks.items()
+    ]
+    return Broker(kind, host_of(settings.broker_url), trouble, tuple(shards))
+
+
+async def _marks(settings: Settings, tenant: str | None) -> dict[int, Mark | None]:
+    """The newest mark of each shard, or of the tenant's."""
+    shards = settings.broker_shards
+    wanted = range(shards) if tenant is None else [shard_of(tenant, shards)]
+    outlet = brokers.outlet_of(settings)
+    try:
+        await outlet.open()
+        return {shard: await outlet.last(shard) for shard in wanted}
+    finally:
+        with suppress(Exception):  # the look has ended, well or not
+            async with asyncio.timeout(CLOSE_S):
+                await outlet.close()
+
+
+def host_of(url: str) -> str:
+    """Where the servers are that an address of a broker names, without user and password."""
+    parts = _parts(url)
+    return ", ".join([one.netloc.rpartition("@")[2] or one.path for one in parts])
+
+
+def without_secrets(words: str, url: str) -> str:
+    """A library's words without the address that they may repeat, and what is secret in it."""
+    parts = _parts(url)
+    if not parts:
+        return "BROKER_URL is no address; in a password [ and the like are percent-encoded"
+    secrets = set()
+    for one in parts:
+        who = one.netloc.rpartition("@")[0]
+        # A user without a password is a token.
+        secrets |= {who, who.partition(":")[2] or who}
+        secrets |= {value for _, value in parse_qsl(one.query)}
+    secrets |= {unquote(secret) for secret in secrets}
+    words = words.replace(url, "the address")
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        words = words.replace(secret, "***")
+    return words
+
+
+def _parts(url: str) -> list[SplitResult]:
+    """The servers of an address; none where it is too wrong to be taken apart."""
+    try:
+        return [urlsplit(one if "//" in one else f"//{one}") for one in url.split(",")]
+    except ValueError:
+        return []

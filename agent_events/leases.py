@@ -1,0 +1,116 @@
+"""Who publishes: leases of shards, as advisory locks of a connection of its own.
+
+A lease ends with its connection: at once where the process dies, and by the server's
+`idle_session_timeout` where it is frozen or cut off. A lease that two workers believe to hold for a
+moment does no harm: what is published twice is dropped by its readers (the one rule).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from agent_events.backoff import Backoff
+from agent_events.conf import Settings
+from agent_events.database import CONNECT, severed_after
+
+logger = logging.getLogger("agent_events")
+
+PUBLISHER_APPLICATION = "agent_events publisher"
+"""The name of these connections in pg_stat_activity."""
+TURN_S = 0.5
+"""Each so often a worker says that it is there, and tries for what is free."""
+IDLE_MS = 2_000
+"""The server ends a worker's session that says nothing for so long."""
+
+_SESSION = f"""
+    SELECT set_config('idle_session_timeout', '{IDLE_MS}ms', false),
+           set_config('tcp_user_timeout', '{IDLE_MS}ms', false)
+"""
+_WORKERS = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE datname = current_database() AND application_name = %s
+"""
+
+
+def publisher_key(shard: int, shards: int) -> str:
+    """SQL: the advisory lock of whoever publishes this shard; of this database and this table."""
+    name = f"agent_events publisher {int(shard)}/{int(shards)}"
+    return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
+
+
+class Leases:
+    """The shards that this process publishes."""
+
+    def __init__(self, dsn: str, settings: Settings, shards: int, able: Callable[[], bool]) -> None:
+        """`able`: can this process publish now? Where not, it leaves the leases to others."""
+        self._dsn = dsn
+        self._settings = settings
+        self._shards = shards
+        self._able = able
+        self._changed = asyncio.Event()
+        self.held: frozenset[int] = frozenset()
+
+    async def some(self) -> frozenset[int]:
+        """Waits until there are some."""
+        while not self.held:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.held
+
+    def hold(self, shards: frozenset[int]) -> None:
+        """From now on these are held; whoever waits is told."""
+        self.held = shards
+        self._changed.set()
+
+    async def keep(self) -> None:
+        """Takes a fair share of the shards, and whatever nobody has; until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                connection = await AsyncConnection.connect(
+                    self._dsn, **{**CONNECT, "application_name": PUBLISHER_APPLICATION}
+                )
+                try:
+                    with severed_after(connection, self._settings.query_timeout_s):
+                        await connection.execute(_SESSION)
+                    while True:
+                        with severed_after(connection, self._settings.query_timeout_s):
+                            await self._turn(connection)
+                        backoff.reset()
+                        await asyncio.sleep(TURN_S)
+                finally:
+                    self.hold(frozenset())
+                    await connection.close()
+            except (psycopg.Error, OSError) as error:
+                logger.debug("The connection that holds leases failed (%s).", error)
+                await asyncio.sleep(backoff.next_s())
+
+    async def _turn(self, connection: AsyncConnection[TupleRow]) -> None:
+        row = await (await connection.execute(_WORKERS, (PUBLISHER_APPLICATION,))).fetchone()
+        workers = max(1, row[0] if row is not None else 1)
+        fair = -(-self._shards // workers) if self._able() else 0
+        held = set(self.held)
+        while len(held) > fair:
+            shard = max(held)
+            held.discard(shard)
+            self.hold(frozenset(held))  # before another one begins
+            await connection.execute(f"SELECT pg_advisory_unlock({self._key(shard)})".encode())
+        for shard in range(self._shards):
+            if len(held) >= fair:
+                break
+            if shard not in held and await self._try(connection, shard):
+                held.add(shard)
+        if held != self.held:
+            self.hold(frozenset(held))
+
+    async def _try(self, connection: AsyncConnection[TupleRow], shard: int) -> bool:
+        query = f"SELECT pg_try_advisory_lock({self._key(shard)})".encode()
+        row = await (await connection.execute(query)).fetchone()
+        return row is not None and bool(row[0])
+
+    def _key(self, shard: int) -> str:
+        return publisher_key(shard, self._shards)

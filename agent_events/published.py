@@ -1,0 +1,72 @@
+"""Who publishes, and how far the broker is behind the ledger: the statements, and what they mean.
+
+`status` runs them. Pure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from agent_events.facts import Broker, Head, Shard
+from agent_events.leases import publisher_key
+from agent_events.log import MS_SQL
+
+PRUNED_S = 3_600.0
+"""A batch that the ledger has no row of any more was closed at least so long ago."""
+
+# The VALUES: a shard and the key of its lease, each.
+_PUBLISHERS = """
+    WITH held AS (
+        SELECT lease.shard, l.pid
+          FROM (VALUES {}) AS lease (shard, key)
+          JOIN pg_locks AS l
+            ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+           AND l.mode = 'ExclusiveLock'
+           AND l.classid::bigint = (lease.key >> 32) & 4294967295
+           AND l.objid::bigint = lease.key & 4294967295
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ), holder AS MATERIALIZED (
+        SELECT pid, array_agg(shard ORDER BY shard) AS shards FROM held GROUP BY pid
+    )
+    SELECT coalesce(h.shards, '{{}}'), {}
+      FROM pg_stat_activity AS a LEFT JOIN holder AS h ON h.pid = a.pid
+     WHERE a.datname = current_database() AND (a.application_name = %s OR h.pid IS NOT NULL)
+     ORDER BY a.pid
+"""
+# Of each shard's newest mark: its batch as the ledger has it, and the one after it.
+MARKS_SQL = f"""
+    SELECT {MS_SQL.format("own.closed_at")},
+           extract(epoch FROM clock_timestamp() - next.closed_at)::float8
+      FROM unnest(%s::bigint[]) WITH ORDINALITY AS m (n, place)
+      LEFT JOIN agent_event_batches AS own ON own.n = m.n
+      LEFT JOIN agent_event_batches AS next ON next.n = m.n + 1
+     ORDER BY m.place
+"""
+
+
+def publishers_sql(shards: int, session: str) -> str:
+    """SQL: the shards that a session publishes, and the session. Takes its application.
+
+    `session` is the SQL of a session's columns, of a row `a` of pg_stat_activity.
+    """
+    leases = ", ".join(f"({shard}, {publisher_key(shard, shards)})" for shard in range(shards))
+    return _PUBLISHERS.format(leases, session)
+
+
+def compare(broker: Broker, head: Head, of_ledger: Sequence[Sequence[Any]]) -> Broker:
+    """The broker beside the ledger, which was looked at later: no mark of ours is ahead of that.
+
+    `of_ledger` are the rows of MARKS_SQL.
+    """
+    pairs = zip(broker.shards, of_ledger, strict=True)
+    return replace(broker, shards=tuple(_compare(shard, head, *row) for shard, row in pairs))
+
+
+def _compare(shard: Shard, head: Head, closed_at_ms: int | None, late_s: float | None) -> Shard:
+    if shard.batch is None:
+        return shard
+    foreign = shard.batch > head.batch or closed_at_ms not in (None, shard.closed_at_ms)
+    lag = max(0, head.batch - shard.batch)
+    if lag and late_s is None:
+        late_s = PRUNED_S
+    return replace(shard, lag=lag, late_s=max(0.0, late_s or 0.0), foreign=foreign)

@@ -1,0 +1,172 @@
+"""Web processes, workers, and what is between: PostgreSQL alone, a broker, or a shared layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import psycopg
+
+from agent_events.leases import publisher_key
+from project.nats_server import NatsServer
+from project.redis_server import RedisServer
+from tests.support.database import ROOT
+from tests.support.waiting import wait_until
+from tests.support.watch import HOLDERS, bus_settings, holder
+
+KINDS = ("postgres", "nats", "redis", "layer")
+BROKERS = ("nats", "redis")
+
+Broker = NatsServer | RedisServer
+
+
+class Worker:
+    """`manage.py listen_events`, as a process of its own, from `start` to `stop` or `kill`."""
+
+    def __init__(self, dsn: str, log_file: Path, env: dict[str, str], *args: str) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **env}
+        self._command = [sys.executable, "manage.py", "listen_events", "--quiet", *args]
+        self._log_file = log_file
+        self._output: IO[bytes] | None = None
+
+    def start(self) -> Worker:
+        """Starts it, and waits for nothing."""
+        self._output = self._log_file.open("ab")
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output
+        )
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int | None:
+        """Ends it by SIGTERM; returns its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int | None:
+        """Ends it by SIGKILL."""
+        return self._end(signal.SIGKILL)
+
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
+
+    def _end(self, number: signal.Signals) -> int | None:
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a test may have frozen it
+            process.send_signal(number)
+        try:
+            return process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+        finally:
+            if self._output is not None:
+                self._output.close()
+
+
+class Deployment:
+    """How events get from the log to web processes.
+
+    Attributes:
+        broker: the running server, None without one.
+        env: the environment of web processes and workers.
+        workers: those that were started here.
+    """
+
+    def __init__(self, kind: str, dsn: str, folder: Path, settings: dict[str, Any]) -> None:
+        self.kind = kind
+        self.dsn = dsn
+        self.broker: Broker | None = None
+        self.workers: list[Worker] = []
+        self.shards = settings.get("BROKER_SHARDS", 1)
+        self._settings = settings
+        self._folder = folder
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of web processes and workers."""
+        settings = dict(self._settings)
+        more: dict[str, str] = {}
+        if self.kind in BROKERS:
+            assert self.broker is not None
+            settings.setdefault("BROKER_URL", self.broker.url)
+        if self.kind == "layer":
+            assert self.broker is not None
+            layer = {
+                "BACKEND": "channels_redis.core.RedisChannelLayer",
+                "CONFIG": {"hosts": [self.broker.url]},
+            }
+            more["TEST_CHANNEL_LAYERS"] = json.dumps({"default": layer})
+        return {**bus_settings(**settings), **more}
+
+    def worker(self, dsn: str | None = None) -> Worker:
+        """Starts another worker."""
+        self._folder.mkdir(exist_ok=True)
+        log_file = self._folder / f"worker-{len(self.workers)}.log"
+        made = Worker(dsn or self.dsn, log_file, self.env).start()
+        self.workers.append(made)
+        return made
+
+    def publisher(self, shard: int = 0) -> int | None:
+        """The backend that holds a shard's lease."""
+        with psycopg.connect(self.dsn, autocommit=True) as db:
+            return holder(db, HOLDERS.format(publisher_key(shard, self.shards)))
+
+    def wait_for_publisher(self, shard: int = 0) -> int:
+        """The same, once there is one."""
+        found: int = wait_until(lambda: self.publisher(shard), 20, "a worker to publish")
+        return found
+
+
+@contextmanager
+def deployment(
+    kind: str,
+    dsn: str,
+    folder: Path,
+    *,
+    workers: int = 1,
+    broker: Broker | None = None,
+    **settings: Any,
+) -> Iterator[Deployment]:
+    """Starts what is between, and workers; ends them all. `settings`: AGENT_EVENTS for all.
+
+    `broker`: a server of the kind, which is started here; a plain one where it is left out.
+    """
+    made = Deployment(kind, dsn, folder, settings)
+    with ExitStack() as stack:
+        if broker is not None:
+            made.broker = stack.enter_context(broker)
+        elif kind == "nats":
+            made.broker = stack.enter_context(NatsServer())
+        elif kind in ("redis", "layer"):
+            made.broker = stack.enter_context(RedisServer())
+        try:
+            if kind != "postgres":
+                for _ in range(workers):
+                    made.worker()
+                made.wait_for_publisher()
+            yield made
+        finally:
+            for worker in made.workers:
+                worker.kill()
