@@ -4,6 +4,7 @@
 #   make run                    http://127.0.0.1:8000/ with simulated agents
 #   make run PORT=9000          on another port
 #   make run DATA_DIR=/tmp/x    with another database
+#   make run BROKER=nats        with a worker, and a broker of the demo's own: nats or redis
 #   make test                   lint, types, migrations, every test
 #   make test TESTS=tests/test_embedded.py WORKERS=0
 #   make bench                  every benchmark, into docs/benchmarks.md (leave the machine alone)
@@ -18,11 +19,14 @@ TESTS ?= tests
 WORKERS ?= 2
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-export PORT DATA_DIR
+# What `make run` installs: a broker, ours or the user's, takes more. (An address may hold a $.)
+DEMO := $(if $(filter nats redis,$(BROKER))$(value AGENT_EVENTS_BROKER_URL),demo-brokers,demo)
+
+export PORT DATA_DIR BROKER
 
 .PHONY: run test bench screenshots lint format types migrations clean
 
-run: $(VENV)/demo.stamp
+run: $(VENV)/$(DEMO).stamp
 	@$(BIN)/python -m project.demo --end-with-parent
 
 test: lint types migrations
@@ -62,6 +66,10 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
+$(VENV)/demo-brokers.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[demo,demo-brokers]'
+	@touch $@ $(VENV)/demo.stamp
+
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[demo,test]'
-	@touch $@ $(VENV)/demo.stamp
+	@touch $@ $(VENV)/demo.stamp $(VENV)/demo-brokers.stamp

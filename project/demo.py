@@ -2,10 +2,10 @@
 
     python -m project.demo [--rate EVENTS_PER_S] [--tenants N] [--agents N] [--end-with-parent]
 
-The database, the web server and the simulated agents are processes of their own; this one starts
-them in order, watches them, and stops them in reverse. If one of them ends, all end. Whatever is
-killed, the next start finds its way: children end with this process (see tether), and PostgreSQL is
-found, or cleared away, by `embedded`.
+The database, the web server and the simulated agents are processes of their own, and so are a
+broker and its worker; this one starts them in order, watches them, and stops them in reverse. If
+one of them ends, all end. Whatever is killed, the next start finds its way: children end with this
+process (see tether), and PostgreSQL is found, or cleared away, by `embedded`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from types import FrameType
 
 import psycopg
 
-from project import database, environment
+from project import database, demo_broker, environment
+from project.demo_broker import BrokerError
 from project.embedded import EmbeddedPostgres
 from project.postgres_home import EmbeddedPostgresError, make_data_dir, shipped_program
 
@@ -64,7 +65,12 @@ def main() -> int:
             _run(options, stack, parent)
         except Stopped:
             print("\nStopping ...", flush=True)
-        except (DemoError, EmbeddedPostgresError, database.UnsuitableDatabase) as error:
+        except (
+            DemoError,
+            BrokerError,
+            EmbeddedPostgresError,
+            database.UnsuitableDatabase,
+        ) as error:
             print(f"make run: {error}", file=sys.stderr, flush=True)
             return 1
         finally:
@@ -75,8 +81,12 @@ def main() -> int:
 def _run(options: argparse.Namespace, stack: ExitStack, parent: int | None) -> None:
     try:
         port = environment.port()
+        broker_name = environment.broker()
     except ValueError as error:
         raise DemoError(str(error)) from None
+    broker_url = environment.broker_url()
+    if broker_url:
+        demo_broker.require_address(broker_url)
     make_data_dir(environment.data_dir())
     say = _hold_data_dir(stack)
     _require_free(port)
@@ -89,6 +99,12 @@ def _run(options: argparse.Namespace, stack: ExitStack, parent: int | None) -> N
         stack.callback(_stop_postgres, postgres)
         dsn = postgres.start()
     database.require_suitable(dsn)
+    broker = None
+    if broker_name is not None:
+        print(f"Starting {broker_name} ...", flush=True)
+        broker = demo_broker.start(broker_name)
+        stack.callback(broker.stop)
+        broker_url = broker.url
 
     print("Preparing the database ...", flush=True)
     tenant, sign_ins = _prepare(dsn, options.tenants)
@@ -96,16 +112,19 @@ def _run(options: argparse.Namespace, stack: ExitStack, parent: int | None) -> N
     children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(name: str, *command: str) -> None:
-        children[name] = _child(dsn, *command)
+        children[name] = _child(dsn, broker_url, *command)
         stack.callback(_stop_child, children[name])
 
+    if broker_url:
+        start("worker", "manage", "listen_events", "--quiet")
     start("web server", "daphne", "-v", "0", "-b", HOST, "-p", str(port), _APPLICATION)
     # Before the first page is asked for, so that it has something to show.
     start("simulator", "manage", "simulate_agents", *_simulator_arguments(options))
     _wait_for_server(port, children["web server"])
-    print(_welcome(port, dsn, tenant, sign_ins), flush=True)
+    said = demo_broker.in_words(broker) if broker_url else ""
+    print(_welcome(port, dsn, tenant, sign_ins, said), flush=True)
     try:
-        _watch(children, dsn, parent)
+        _watch(children, broker, dsn, parent)
     finally:
         say("ending")
 
@@ -259,7 +278,7 @@ def _stop_postgres(postgres: EmbeddedPostgres) -> None:
 # The processes
 
 
-def _child(dsn: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+def _child(dsn: str, broker_url: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a Python module as a child that ends with us, in a session of its own.
 
     Ctrl-C in the terminal reaches this process alone: it stops its children in the right order.
@@ -268,7 +287,7 @@ def _child(dsn: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "project.tether", module, *arguments],
         cwd=environment.BASE_DIR,
         # A child never starts a PostgreSQL of its own, not even when ours has just been killed.
-        env={**os.environ, "DATABASE_URL": dsn},
+        env={**os.environ, "DATABASE_URL": dsn, "AGENT_EVENTS_BROKER_URL": broker_url},
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
@@ -299,7 +318,12 @@ def _wait_for_server(port: int, server: subprocess.Popen[bytes]) -> None:
     raise DemoError(f"the web server does not answer within {SERVER_START_TIMEOUT_S:.0f} s.")
 
 
-def _watch(children: dict[str, subprocess.Popen[bytes]], dsn: str, parent: int | None) -> None:
+def _watch(
+    children: dict[str, subprocess.Popen[bytes]],
+    broker: demo_broker.Server | None,
+    dsn: str,
+    parent: int | None,
+) -> None:
     """Until a signal comes, the parent ends, or a child does; prune now and then."""
     prune_at = time.monotonic()
     while True:
@@ -308,6 +332,8 @@ def _watch(children: dict[str, subprocess.Popen[bytes]], dsn: str, parent: int |
                 raise DemoError(
                     f"the {name} has ended (exit code {child.returncode}): all stopped."
                 )
+        if broker is not None and not broker.running:
+            raise DemoError("the broker has ended: all stopped.")
         if parent is not None and os.getppid() != parent:
             raise Stopped
         if time.monotonic() >= prune_at:
@@ -319,7 +345,7 @@ def _watch(children: dict[str, subprocess.Popen[bytes]], dsn: str, parent: int |
         time.sleep(WATCH_S)
 
 
-def _welcome(port: int, dsn: str, tenant: str, sign_ins: list[str]) -> str:
+def _welcome(port: int, dsn: str, tenant: str, sign_ins: list[str], broker: str) -> str:
     url = f"http://{HOST}:{port}/"
     if sign_ins:
         who = "   ".join(f"{name} / {name}" for name in sign_ins)
@@ -330,10 +356,11 @@ def _welcome(port: int, dsn: str, tenant: str, sign_ins: list[str]) -> str:
         psql = f"{psql or shipped_program('psql')} '{dsn}'"
     else:  # its password is the user's own: it does not belong on a screen
         psql = f'{psql or "psql"} "$DATABASE_URL"'
+    broker = f"\n  Broker     {broker}" if broker else ""
     return f"""
   Open       {url}
   Sign in    {who}
-  Database   {psql}
+  Database   {psql}{broker}
   Try there  INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)
              VALUES ('{tenant}', gen_random_uuid(), 'turn_complete',
                      '{{"tokens":142,"latency":820}}');

@@ -7,6 +7,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8000
+BROKERS = ("nats", "redis")
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 
 
@@ -30,6 +31,28 @@ def port() -> int:
 def database_url() -> str | None:
     """`DATABASE_URL`: a PostgreSQL server of one's own, None for the embedded one."""
     return os.environ.get("DATABASE_URL") or None
+
+
+def broker() -> str | None:
+    """`BROKER`: one of `BROKERS`, which `make run` starts beside the rest; None for none.
+
+    Raises:
+        ValueError: it is another word, or `AGENT_EVENTS_BROKER_URL` names a broker already.
+    """
+    name = os.environ.get("BROKER") or None
+    if name is not None and name not in BROKERS:
+        raise ValueError(f"BROKER must be {' or '.join(BROKERS)}, not {name!r}.")
+    if name is not None and broker_url():
+        raise ValueError(
+            f"BROKER={name} starts a broker, and AGENT_EVENTS_BROKER_URL names another one: "
+            "leave one of them out."
+        )
+    return name
+
+
+def broker_url() -> str:
+    """`AGENT_EVENTS_BROKER_URL`: a broker of one's own; empty for none."""
+    return os.environ.get("AGENT_EVENTS_BROKER_URL", "")
 
 
 def debug() -> bool:

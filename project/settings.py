@@ -2,6 +2,7 @@
 
 DATABASE_URL             a PostgreSQL server (15 or later); unset: the embedded one
 AGENT_EVENTS_LISTENER_DSN  past a pooler in transaction mode, where DATABASE_URL leads to one
+AGENT_EVENTS_BROKER_URL  a broker between `manage.py listen_events` and the web processes
 DATA_DIR                 the embedded server's files, the generated secret key
 PORT                     where `make run` serves
 DJANGO_DEBUG             1 or 0; on by default with the embedded server alone
@@ -20,7 +21,14 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from project.database import UnsuitableDatabase, current_dsn, django_settings
-from project.environment import BASE_DIR, behind_tls_proxy, data_dir, debug, plain_http
+from project.environment import (
+    BASE_DIR,
+    behind_tls_proxy,
+    broker_url,
+    data_dir,
+    debug,
+    plain_http,
+)
 from project.secret_key import generated_secret_key
 
 DATA_DIR = data_dir()
@@ -97,6 +105,7 @@ CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 
 # Only what differs from the defaults, which agent_events/conf.py documents.
 AGENT_EVENTS: dict[str, Any] = {
+    "BROKER_URL": broker_url(),
     "LISTENER_DSN": os.environ.get("AGENT_EVENTS_LISTENER_DSN", ""),
     "METRICS_TOKEN": os.environ.get("AGENT_EVENTS_METRICS_TOKEN", ""),
 }

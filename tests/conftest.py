@@ -52,7 +52,14 @@ CHROMIUM_FLAGS = [
 ]
 
 # A clone's own settings must not leak into the tests.
-for name in ("DATABASE_URL", "AGENT_EVENTS_LISTENER_DSN", "DATA_DIR", "PORT"):
+for name in (
+    "AGENT_EVENTS_BROKER_URL",
+    "AGENT_EVENTS_LISTENER_DSN",
+    "BROKER",
+    "DATABASE_URL",
+    "DATA_DIR",
+    "PORT",
+):
     os.environ.pop(name, None)
 
 

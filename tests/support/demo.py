@@ -34,9 +34,10 @@ class DemoRun:
     def run(self) -> DemoRun:
         """Call make, with the environment that runs the tests as the one it has set up."""
         make = ["make", "--silent", f"BIN={Path(sys.executable).parent}"]
+        ready = [f"--old-file=.venv/{name}.stamp" for name in ("demo", "demo-brokers")]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*make, "--old-file=.venv/demo.stamp", "run"],
+                [*make, *ready, "run"],
                 cwd=ROOT,
                 env=self.env,
                 stdout=log,
