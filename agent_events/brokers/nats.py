@@ -52,8 +52,8 @@ class Outlet:
         self._inbox = ""
         self.limit = MESSAGE_BYTES - HEADER_ROOM
 
-    async def open(self) -> None:
-        """Connects, and makes the stream, or makes it as the settings want it.
+    async def open(self, *, change: bool = True) -> None:
+        """Connects, and makes the stream, or makes it as the settings want it (with `change`).
 
         Raises BrokerAway.
         """
@@ -65,7 +65,7 @@ class Outlet:
                 f"NATS takes messages of {connection.max_payload} bytes at most: set its "
                 f"max_payload to {2 * HEADER_ROOM} or more"
             )
-        await stream_info(connection, self._settings, update=True)
+        await stream_info(connection, self._settings, update=change)
         self._inbox = connection.inbox()
         await connection.subscribe(f"{self._inbox}.*", self._acknowledged)
 

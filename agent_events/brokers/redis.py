@@ -51,7 +51,7 @@ class Outlet:
         self._line = Line(settings)
         self._tallies: dict[int, Tally] = {}
 
-    async def open(self) -> None:
+    async def open(self, *, change: bool = True) -> None:
         """Connects. Streams are made by the first entry. Raises BrokerAway."""
         self._tallies = {}
         await self._line.open()
