@@ -62,15 +62,13 @@ async def observe(
         before = await gather(dsn, shards=shards)
     if before.counters is None:
         return Observation(replace(before, broker=await look()))
-    between, broker = await asyncio.gather(
-        watch(
-            listener_dsn,
-            seconds,
-            expected=[session.pid for session in before.listeners],
-            leader=before.sequencer.pid if before.sequencer is not None else None,
-        ),
-        look(),
+    between = await watch(
+        listener_dsn,
+        seconds,
+        expected=[session.pid for session in before.listeners],
+        leader=before.sequencer.pid if before.sequencer is not None else None,
     )
+    broker = await look()  # right before the ledger, with which it is compared
     after = await gather(dsn, patience_s=patience_s, shards=shards, broker=broker)
     return Observation(
         after, between, rates(before, after, between), listeners(before, between, after)

@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -51,20 +51,23 @@ class Target:
 
 
 class Audience:
-    """A process with clients of one target, for as long as the `with` block lasts.
+    """A process with clients of one target, or of several, for as long as the `with` block lasts.
 
     Attributes:
         counts: a shared array: how many events each client has had.
     """
 
-    def __init__(self, target: Target, clients: int, measuring: int = 0) -> None:
-        """`measuring`: so many of them note the time of each event."""
+    def __init__(self, target: Target | Sequence[Target], clients: int, measuring: int = 0) -> None:
+        """`clients`: of all targets together, who get them by turns. `measuring`: so many of them,
+        the first ones, note the time of each event.
+        """
+        targets = [target] if isinstance(target, Target) else list(target)
         self.counts = SPAWN.RawArray("q", clients)
         self._ready = SPAWN.RawArray("b", clients)
         self._end, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(
             target=_read_all,
-            args=(target, clients, measuring, self.counts, self._ready, theirs),
+            args=(targets, clients, measuring, self.counts, self._ready, theirs),
             daemon=True,
         )
 
@@ -276,7 +279,12 @@ def many_files() -> None:
 
 
 def _read_all(
-    target: Target, clients: int, measuring: int, counts: Any, ready: Any, asked: Connection
+    targets: Sequence[Target],
+    clients: int,
+    measuring: int,
+    counts: Any,
+    ready: Any,
+    asked: Connection,
 ) -> None:
     end_with_parent()
     many_files()
@@ -299,6 +307,7 @@ def _read_all(
                 notes.give(asked)
 
     for place in range(clients):
+        target = targets[place % len(targets)]
         client = Client(target, notes if place < measuring else None)
         count(place, client, client.take)
         readers[client.socket.fileno()] = place, client

@@ -31,6 +31,8 @@ SHARED = "BENCHMARKS_DATA_DIR"
 """The environment variable with the data directory of a server that runs already (tests)."""
 TEMPLATE = "template_benchmarks"
 STOP_TIMEOUT_S = 10.0
+SECRET_KEY = secrets.token_urlsafe(40)
+"""Of all of a row's processes, as a deployment has it: who signs in at one is known at the others."""
 
 TENANT = "cd8dc8d3-f602-5f0e-a829-9a0a5dbe906c"
 AGENT = "5eed0000-0000-4000-8000-000000000001"
@@ -181,7 +183,7 @@ def environment(dsn: str, **agent_events: Any) -> dict[str, str]:
         "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
         "DJANGO_DEBUG": "0",  # with DEBUG Django remembers every query
         "DJANGO_PLAIN_HTTP": "1",
-        "DJANGO_SECRET_KEY": secrets.token_urlsafe(40),
+        "DJANGO_SECRET_KEY": SECRET_KEY,
         "DJANGO_ALLOWED_HOSTS": "127.0.0.1,localhost",
         "BENCHMARKS_AGENT_EVENTS": json.dumps(agent_events),
     }
