@@ -181,7 +181,11 @@ _PREPARED = """
 _SERVER = """
     SELECT pg_notification_queue_usage(), pg_has_role('pg_read_all_stats', 'USAGE'),
            (SELECT oldest FROM agent_event_bus),
-           pg_total_relation_size('agent_event_batches'), pg_total_relation_size('agent_events'),
+           pg_total_relation_size('agent_event_batches'),
+           -- (A partitioned table's own size is 0, and a plain one has no such tree.)
+           pg_total_relation_size('agent_events') + (
+               SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint
+                 FROM pg_partition_tree('agent_events')),
            extract(epoch FROM clock_timestamp())::float8,
            (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())
 """
