@@ -27,7 +27,7 @@ from agent_events.filters import Filter
 from agent_events.layer import LayerReceiver, LayerSink
 from agent_events.log import Log
 from agent_events.position import LATEST
-from agent_events.relay import BrokerOutlet, LayerOutlet, Relay
+from agent_events.relay import BrokerOutlet, LayerOutlet, Relay, widened
 from agent_events.sources import Sink, Source, SourceState
 from agent_events.sources.broker import BrokerSource
 from agent_events.sources.postgres import PostgresSource
@@ -87,25 +87,24 @@ class Bus:
             shared = layer_is_shared(self._settings.channel_layer)
             broker = bool(self._settings.broker_url)
             outlet = self._outlet(shared) if self._worker else None
+            settings = widened(self._settings) if outlet is not None else self._settings
             if self._worker or broker or not shared:
-                self._source = self._made_source()
+                self._source = self._made_source(settings)
             await self.log.open()
             if self._source is not None and (self._worker or shared):
                 self._feed_directly(self._source)
             else:
-                await self._feed_over_the_layer()
+                self._feed_over_the_layer()
             if outlet is not None:
                 dsn = listener_dsn()
-                relay = Relay(
-                    self.feed, self.log, outlet, self._settings, dsn, lambda: self.source_state()
-                )
+                relay = Relay(self.feed, self.log, outlet, settings, dsn, self.source_state)
                 self._keep("relay", relay.run)
 
-    def _made_source(self) -> Source:
+    def _made_source(self, settings: Settings) -> Source:
         watched = self.feed.watched
-        if self._settings.broker_url and not self._worker:
-            return BrokerSource(inlet_of(self._settings), self._settings, watched)
-        return PostgresSource(listener_dsn(), self.log, self._settings, watched)
+        if settings.broker_url and not self._worker:
+            return BrokerSource(inlet_of(settings), settings, watched)
+        return PostgresSource(listener_dsn(), self.log, settings, watched)
 
     def _outlet(self, shared: bool) -> BrokerOutlet | LayerOutlet | None:
         """Where a worker passes windows on; None where nobody else is to be reached."""
@@ -113,13 +112,21 @@ class Bus:
             return BrokerOutlet(outlet_of(self._settings), self._settings)
         return LayerOutlet(self._settings) if shared else None
 
-    async def _feed_over_the_layer(self) -> None:
-        receiver = LayerReceiver(self._settings, self._take, self._silent)
-        channel = await receiver.join()
-        self._keep("receiver", lambda: receiver.run(channel))
-        if (source := self._source) is not None:
+    def _feed_over_the_layer(self) -> None:
+        source = self._source
+        # (A shared layer whose server is away raises, or keeps its receiver waiting for as long.)
+        silent = self._silent if source is not None else _nothing
+        receiver = LayerReceiver(self._settings, self._hear, silent)
+
+        async def receive() -> None:
+            await receiver.run(await receiver.join())
+
+        self._keep("receiver", receive)
+        if source is not None:
             sink = LayerSink(self._settings.channel_layer)
             self._keep("source", lambda: pump(source, sink))
+        else:
+            self._keep("watch", self._watch)
 
     def _feed_directly(self, source: Source) -> None:
         self._keep("source", lambda: pump(source, self))
@@ -127,6 +134,9 @@ class Bus:
 
     async def send(self, window: Window) -> None:
         """As a sink: straight to the feed."""
+        self._hear(window)
+
+    def _hear(self, window: Window) -> None:
         self._heard.set()
         self._take(window)
 
@@ -178,6 +188,10 @@ class Bus:
         self._tasks.append(asyncio.create_task(_restarting(name, run), name=f"agent_events {name}"))
 
 
+async def _nothing() -> None:
+    """Another task minds the silence."""
+
+
 async def pump(source: Source, sink: Sink) -> None:
     """Moves windows from a source to a sink until cancelled."""
     async with aclosing(source.windows()) as windows:
@@ -199,7 +213,7 @@ async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -
                 again = False
             wait_s = backoff.next_s()
             # The whole story once; a layer's server that is away fails every few seconds.
-            log = logger.warning if again else logger.exception
+            log = logger.debug if again else logger.exception
             log("The %s failed (%s); starting it again in %.1f s.", name, error, wait_s)
             again = True
             await asyncio.sleep(wait_s)

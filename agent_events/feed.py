@@ -133,15 +133,18 @@ class Feed:
             topic.head = None
             topic.interrupt()
 
-    async def subscribe(self, tenants: Tenants, filter: Filter, cursor: str) -> Subscriber:
+    async def subscribe(
+        self, tenants: Tenants, filter: Filter, cursor: str, settings: Settings | None = None
+    ) -> Subscriber:
         """A new subscriber from `cursor` on (as a client sent it, or `earliest` or `latest`).
 
-        Raises InvalidCursor, psycopg.Error. Whoever calls closes it.
+        `settings`: for a queue of its own size. Raises InvalidCursor, psycopg.Error. Whoever calls
+        closes it.
         """
         async with self._turns:
             resolved = await self._log.resolve(cursor)
         subscriber = Subscriber(
-            tenants, filter, resolved.cursor, self, self._settings, resolved.notice
+            tenants, filter, resolved.cursor, self, settings or self._settings, resolved.notice
         )
         topic = self._topics.get(tenants)
         if topic is None:

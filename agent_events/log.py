@@ -203,14 +203,15 @@ class Log:
         return [LedgerRow(*row) for row in await self._rows(LEDGER_SQL, (first, limit))]
 
     async def window(
-        self, first: int, last: int, tenants: frozenset[str] | None
+        self, first: int, last: int, tenants: frozenset[str] | None, most: int | None = None
     ) -> tuple[Event, ...] | None:
         """All events of the tenants (None: of all) in whole batches `first` to `last`, in order.
 
-        None where they exceed `page_bytes`, or some were pruned. Raises psycopg.Error.
+        None where they exceed `most` bytes (left out: `page_bytes`), or some were pruned. Raises
+        psycopg.Error.
         """
         wanted = None if tenants is None else sorted(tenants)
-        most = self._settings.page_bytes
+        most = most or self._settings.page_bytes
         try:
             if first == last:
                 return live_of(await self._rows(_LIVE, (wanted, first, most)))

@@ -42,6 +42,9 @@ BACKLOG_EVENTS = 10_000
 """Further behind than so many events it goes on at the head: meanwhile readers read the log."""
 BACKLOG_BATCHES = 200
 """Where the source is so many batches ahead, it is worth a look."""
+SLICE_ROWS = 10_000
+SLICE_BYTES = 8_388_608
+"""A worker's window is of so many events, and bytes, at most; twice as many wait for its relay."""
 READY_S = 0.1
 """How often it looks whether the source is there."""
 MOST_WAIT_S = 2.0
@@ -50,6 +53,21 @@ STANDING_BY_S = 3.0
 """Who can publish, and was given nothing for so long, stands by."""
 RESTARTED_S = 5.0
 """For so long each window says that the ledger is another one."""
+
+
+def widened(settings: Settings) -> Settings:
+    """The settings for a worker's source, and for its relay: larger bounds, and still bounds.
+
+    What is small enough for every viewer would end a worker far below what its core can do: a batch
+    of all tenants' events is larger than one of theirs.
+    """
+    return replace(
+        settings,
+        slice_rows=max(settings.slice_rows, SLICE_ROWS),
+        page_bytes=max(settings.page_bytes, SLICE_BYTES),
+        queue_events=max(settings.queue_events, 2 * SLICE_ROWS),
+        queue_bytes=max(settings.queue_bytes, 2 * SLICE_BYTES),
+    )
 
 
 class WindowOutlet(Protocol):
@@ -149,6 +167,7 @@ class Relay:
         self._open = False
         self._leases = Leases(dsn, settings, outlet.shards, self._able)
         self._failed_at: float | None = None
+        self._backoff = Backoff(most_s=MOST_WAIT_S)
         self._restarted_until = 0.0
 
     async def run(self) -> None:
@@ -174,14 +193,12 @@ class Relay:
         return self._open and state is not None and state.connected
 
     async def _send_on(self) -> None:
-        backoff = Backoff(most_s=MOST_WAIT_S)
         while True:
             try:
                 await self._outlet.open()
                 self._open = True
                 while True:
                     await self._publish(await self._shards())
-                    backoff.reset()
             except BrokerAway as error:
                 self._say_failed(error)
             except (psycopg.Error, PoolTimeout, OSError) as error:
@@ -191,15 +208,17 @@ class Relay:
                 self._open = False
                 metrics.RELAY_SHARDS.set(0)
                 await self._outlet.close()
-            await asyncio.sleep(backoff.next_s())
+            await asyncio.sleep(self._backoff.next_s())
 
     async def _shards(self) -> frozenset[int]:
-        """Those that this worker is to publish, once there are some."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STANDING_BY_S):
-                return await self._leases.some()
-        self._say_well()  # as far as one knows who has nothing to send
-        return await self._leases.some()
+        """Those that this worker is to publish, once there are some. Raises BrokerAway."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STANDING_BY_S):
+                    return await self._leases.some()
+            # A connection that died meanwhile must not be found out only when it is needed.
+            await self._outlet.last(0)
+            self._say_well()  # as far as one knows who has nothing to send
 
     async def _publish(self, shards: frozenset[int]) -> None:
         """Sends until other shards are held, or it has to begin at another place.
@@ -243,7 +262,7 @@ class Relay:
 
     @asynccontextmanager
     async def _subscribed(self, cursor: str) -> AsyncGenerator[Subscriber, None]:
-        subscriber = await self._feed.subscribe(None, Filter(), cursor)
+        subscriber = await self._feed.subscribe(None, Filter(), cursor, self._settings)
         try:
             yield subscriber
         finally:
@@ -276,6 +295,7 @@ class Relay:
             window = replace(window, restarted=True)
         await self._outlet.send(window, self._leases.held)
         metrics.RELAY_WINDOWS.inc()
+        self._backoff.reset()
         self._say_well()
 
     def _say_failed(self, error: BrokerAway) -> None:

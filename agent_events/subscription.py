@@ -259,7 +259,7 @@ class _OwnBus(Bus):
         async with self._starting:
             if self._tasks:
                 return
-            source = self._source = self._made_source()
+            source = self._source = self._made_source(self._settings)
             await self.log.open()
             self._feed_directly(source)
 

@@ -22,6 +22,8 @@ ROWS = (
     "replay",
     "memory",
     "source_load",
+    "brokers",
+    "relay_ends",
     "bulk",
     "posts",
     "page_load",

@@ -32,7 +32,7 @@ SHARED = "BENCHMARKS_DATA_DIR"
 TEMPLATE = "template_benchmarks"
 STOP_TIMEOUT_S = 10.0
 SECRET_KEY = secrets.token_urlsafe(40)
-"""Of all of a row's processes, as a deployment has it: who signs in at one is known at the others."""
+"""Of all processes of a row, as a deployment has it: who signs in at one is known at all."""
 
 TENANT = "cd8dc8d3-f602-5f0e-a829-9a0a5dbe906c"
 AGENT = "5eed0000-0000-4000-8000-000000000001"

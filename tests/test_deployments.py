@@ -90,7 +90,7 @@ async def test_batches_of_any_size_come_whole(
             for rows, letters in ((1, 300_000), (3_000, 10), (40, 60_000), (1, 1), (12_000, 1)):
                 database.execute(
                     "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
-                    " SELECT CASE WHEN mod(n, 3) = 2 THEN %s::uuid ELSE %s::uuid END, %s, 'message',"
+                    " SELECT CASE mod(n, 3) WHEN 2 THEN %s::uuid ELSE %s::uuid END, %s, 'message',"
                     "        jsonb_build_object('note', repeat('\u00e9', %s))"
                     "   FROM generate_series(1, %s) AS n",
                     [other, tenant, uuid.uuid4(), letters, rows],

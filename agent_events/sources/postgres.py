@@ -220,11 +220,12 @@ class PostgresSource:
         """The batches' events, and whose they are. None: too many bytes."""
         if watched is not None and not watched:
             return watched, ()
+        most = self._settings.page_bytes
         if watched is not None and len(watched) > MANY_TENANTS:
-            events = await self._log.window(first, last, None)
+            events = await self._log.window(first, last, None, most)
             if events is not None:
                 return None, events
-        return watched, await self._log.window(first, last, watched)
+        return watched, await self._log.window(first, last, watched, most)
 
     def _window(
         self, last: LedgerRow, covers: frozenset[str] | None, events: tuple[Event, ...] | None

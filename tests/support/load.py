@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.support.server import Server
-from tests.support.streams import event_stream, insert, websocket
+from tests.support.streams import Socket, event_stream, insert, websocket
 from tests.support.waiting import wait_until
 
 GONE = (ConnectionClosed, InvalidHandshake, OSError, TimeoutError, EOFError)
@@ -153,19 +153,26 @@ class Follower:
                 async with websocket(
                     self.server, self.cookies, f"cursor={self.cursor}", open_timeout=3
                 ) as socket:
-                    frames = 0
-                    while not done(self.seen) and frames != self.patience:
-                        try:
-                            frame = await asyncio.wait_for(socket.frame(), 0.2)
-                        except TimeoutError:
-                            continue
-                        # Only now is the frame taken: what is lost with the socket comes again.
-                        frames += 1
-                        self._take(frame)
+                    await self._take_frames(socket, done)
             except GONE:
                 # Back when the server is: the loop's condition ends it.
                 await asyncio.sleep(0.05)
         return self.seen
+
+    async def _take_frames(self, socket: Socket, done: Callable[[list[int]], bool]) -> None:
+        frames, coming = 0, asyncio.create_task(socket.frame())
+        try:
+            while not done(self.seen) and frames != self.patience:
+                # Not cancelled where it takes longer: it may have come, and be about to be told.
+                if not (await asyncio.wait({coming}, timeout=0.2))[0]:
+                    continue
+                # Only now is the frame taken: what is lost with the socket comes again.
+                frames += 1
+                self._take(coming.result())
+                coming = asyncio.create_task(socket.frame())
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
     def follow_by_event_source(self, done: Callable[[list[int]], bool]) -> list[int]:
         """The same over Server-Sent Events, in a thread."""
