@@ -29,6 +29,7 @@ from agent_events.filters import Filter
 from agent_events.layer import LayerSink
 from agent_events.leases import Leases
 from agent_events.log import Log
+from agent_events.outage import Outage
 from agent_events.position import LATEST, Cursor, Position
 from agent_events.sources import Doorbell, SourceState
 from agent_events.subscriber import Kind, Subscriber, Update
@@ -166,7 +167,11 @@ class Relay:
         self._state = state
         self._open = False
         self._leases = Leases(dsn, settings, outlet.shards, self._able)
-        self._failed_at: float | None = None
+        self._outage = Outage(
+            "Publishing failed (%s); trying until it works. Events are safe in the log, where "
+            "subscribers read them meanwhile.",
+            "Publishing works again after %.1f s.",
+        )
         self._backoff = Backoff(most_s=MOST_WAIT_S)
         self._restarted_until = 0.0
 
@@ -200,7 +205,8 @@ class Relay:
                 while True:
                     await self._publish(await self._shards())
             except BrokerAway as error:
-                self._say_failed(error)
+                metrics.RELAY_FAILURES.inc()
+                self._outage.failed(error)
             except (psycopg.Error, PoolTimeout, OSError) as error:
                 # The source says that the database is away.
                 logger.debug("The relay could not read the log (%s).", error)
@@ -218,7 +224,7 @@ class Relay:
                     return await self._leases.some()
             # A connection that died meanwhile must not be found out only when it is needed.
             await self._outlet.last(0)
-            self._say_well()  # as far as one knows who has nothing to send
+            self._outage.over()  # as far as one knows who has nothing to send
 
     async def _publish(self, shards: frozenset[int]) -> None:
         """Sends until other shards are held, or it has to begin at another place.
@@ -296,25 +302,7 @@ class Relay:
         await self._outlet.send(window, self._leases.held)
         metrics.RELAY_WINDOWS.inc()
         self._backoff.reset()
-        self._say_well()
-
-    def _say_failed(self, error: BrokerAway) -> None:
-        metrics.RELAY_FAILURES.inc()
-        if self._failed_at is not None:
-            logger.debug("Publishing failed again (%s).", error)
-            return
-        self._failed_at = time.monotonic()
-        logger.warning(
-            "Publishing failed (%s); trying until it works. Events are safe in the log, where "
-            "subscribers read them meanwhile.",
-            error,
-        )
-
-    def _say_well(self) -> None:
-        if self._failed_at is not None:
-            away_s = time.monotonic() - self._failed_at
-            logger.info("Publishing works again after %.1f s.", away_s)
-        self._failed_at = None
+        self._outage.over()
 
 
 def windows_of(at: Cursor, update: Update) -> tuple[list[Window], Cursor, bool]:

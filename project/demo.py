@@ -29,6 +29,7 @@ from types import FrameType
 import psycopg
 
 from project import database, demo_broker, environment
+from project.broker_server import BrokerServer
 from project.demo_broker import BrokerError
 from project.embedded import EmbeddedPostgres
 from project.postgres_home import EmbeddedPostgresError, make_data_dir, shipped_program
@@ -320,7 +321,7 @@ def _wait_for_server(port: int, server: subprocess.Popen[bytes]) -> None:
 
 def _watch(
     children: dict[str, subprocess.Popen[bytes]],
-    broker: demo_broker.Server | None,
+    broker: BrokerServer | None,
     dsn: str,
     parent: int | None,
 ) -> None:

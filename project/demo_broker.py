@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from agent_events.brokers import extra_of
-
-
-class Server(Protocol):
-    """What `make run` needs of a broker's server."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        ...
-
-    @property
-    def running(self) -> bool:
-        """Is its process there?"""
-        ...
-
-    def start(self) -> object:
-        """Starts it, and returns once it answers."""
-        ...
-
-    def stop(self) -> None:
-        """Stops it, and returns once it is gone."""
-        ...
+from project.broker_server import BrokerServer, BrokerServerError
 
 
 class BrokerError(RuntimeError):
     """There is no broker to be had; the message is one line that says why and what to do."""
 
 
-def start(name: str) -> Server:
+def start(name: str) -> BrokerServer:
     """Start one of `environment.BROKERS`, on a free port; it keeps nothing.
 
     Raises:
         BrokerError: it is not installed, or does not start.
     """
     try:
-        server, errors = _server(name)
+        server = _server(name)
     except ModuleNotFoundError as error:
         raise BrokerError(
             f"BROKER={name} takes the package {error.name}: "
@@ -49,20 +27,20 @@ def start(name: str) -> Server:
         ) from None
     try:
         server.start()
-    except errors as error:
+    except BrokerServerError as error:
         raise BrokerError(f"BROKER={name}: {error}") from None
     return server
 
 
-def _server(name: str) -> tuple[Server, type[Exception]]:
+def _server(name: str) -> BrokerServer:
     # Imported here: their libraries are not there where no broker is asked for.
     if name == "nats":
-        from project.nats_server import NatsServer, NatsServerError
+        from project.nats_server import NatsServer
 
-        return NatsServer(), NatsServerError
-    from project.redis_server import RedisServer, RedisServerError
+        return NatsServer()
+    from project.redis_server import RedisServer
 
-    return RedisServer(), RedisServerError
+    return RedisServer()
 
 
 def require_address(url: str) -> None:
@@ -80,7 +58,7 @@ def require_address(url: str) -> None:
         ) from None
 
 
-def in_words(server: Server | None) -> str:
+def in_words(server: BrokerServer | None) -> str:
     """The broker for the screen: ours, or, without its address, the user's own."""
     if server is None:
         where = "yours, AGENT_EVENTS_BROKER_URL"

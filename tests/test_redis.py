@@ -30,7 +30,8 @@ from agent_events.brokers.redis import Inlet, Outlet, Tally
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway
 from agent_events.window import Window
-from project.redis_server import RedisServer, RedisServerError
+from project.broker_server import BrokerServerError
+from project.redis_server import RedisServer
 from tests.support import wait_until
 from tests.support.database import ROOT
 
@@ -480,21 +481,21 @@ def test_a_frozen_server_can_be_stopped(make: Make) -> None:
     server.stop()
 
     assert not server.running
-    with pytest.raises(RedisServerError, match="call start"):
+    with pytest.raises(BrokerServerError, match="call start"):
         server.thaw()
 
 
 def test_a_port_that_is_taken_is_said_to_be(make: Make) -> None:
     port = make().port
 
-    with pytest.raises(RedisServerError, match=f"Port {port} .* is taken"):
+    with pytest.raises(BrokerServerError, match=f"Port {port} .* is taken"):
         RedisServer(port).start()
 
 
 def test_a_configuration_that_is_none_is_said_by_the_server_itself() -> None:
     server = RedisServer(settings={"colour": "red"})
 
-    with pytest.raises(RedisServerError, match="colour"):
+    with pytest.raises(BrokerServerError, match="colour"):
         server.start()
     server.stop()
 

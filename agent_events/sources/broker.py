@@ -18,6 +18,7 @@ from agent_events.brokers.assembly import Assembly
 from agent_events.brokers.parcels import Parcel, shard_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway
+from agent_events.outage import Outage
 from agent_events.sources import SourceState
 from agent_events.window import Window
 
@@ -53,7 +54,11 @@ class BrokerSource:
         self._heard_at = float("-inf")
         self._batch: int | None = None
         self._trouble = ""
-        self._failed_at: float | None = None
+        self._outage = Outage(
+            "The broker failed (%s); trying until it is back. Meanwhile events are read from the "
+            f"log, each {settings.tick_timeout_s:g} s.",
+            "The broker is back after %.1f s.",
+        )
         self._said_bad = False
 
     @property
@@ -78,7 +83,9 @@ class BrokerSource:
                         backoff.reset()
                         yield window
             except BrokerAway as error:
-                self._say_failed(str(error))
+                self._trouble = str(error)
+                metrics.BROKER_FAILURES.inc()
+                self._outage.failed(error)
                 await asyncio.sleep(backoff.next_s())
             finally:
                 self._connected = False
@@ -100,7 +107,8 @@ class BrokerSource:
                 self._assembly.watch(*asked)
                 watching = asked
             parcels = await self._inlet.next(LOOK_S)
-            self._say_well()
+            self._connected, self._trouble = True, ""
+            self._outage.over()
             for parcel in parcels:
                 window = self._take(parcel)
                 if window is not None:
@@ -135,29 +143,6 @@ class BrokerSource:
             if window.covers == frozenset() and window.first <= window.last:
                 metrics.BROKER_LOST.inc()
         return window
-
-    def _say_failed(self, why: str) -> None:
-        self._trouble = why
-        metrics.BROKER_FAILURES.inc()
-        if self._failed_at is not None:
-            logger.debug("The broker failed again (%s).", why)
-            return
-        self._failed_at = time.monotonic()
-        logger.warning(
-            "The broker failed (%s); trying until it is back. Meanwhile events are read from the "
-            "log, each %g s.",
-            why,
-            self._settings.tick_timeout_s,
-        )
-
-    def _say_well(self) -> None:
-        if self._connected:
-            return
-        self._connected = True
-        self._trouble = ""
-        if self._failed_at is not None:
-            logger.info("The broker is back after %.1f s.", time.monotonic() - self._failed_at)
-        self._failed_at = None
 
 
 def _with(tenants: frozenset[str] | None, before: frozenset[str] | None) -> frozenset[str] | None:

@@ -22,8 +22,9 @@ from agent_events import metrics
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
 from agent_events.deliveries import Deliveries
-from agent_events.errors import WrongDatabase
+from agent_events.errors import WrongDatabase, in_a_line
 from agent_events.log import LedgerRow, Log
+from agent_events.outage import Outage
 from agent_events.sources import Doorbell, SourceState
 from agent_events.sources.listening import FIRST_LOOK, ListeningConnection
 from agent_events.window import Window
@@ -63,7 +64,11 @@ class PostgresSource:
         self._restarted_until = 0.0
         self._connection: ListeningConnection | None = None  # while it is well
         self._trouble = ""
-        self._failed_at: float | None = None  # when it began not to be well
+        self._outage = Outage(
+            "The listening connection failed (%s); trying until it is back. Events are safe in the "
+            "log and follow.",
+            "The listening connection is back after %.1f s; what was missed follows.",
+        )
         self._said_deaf = False
 
     @property
@@ -95,23 +100,12 @@ class PostgresSource:
                 # It hears nothing, and has polled for a while: try another one.
             except (psycopg.Error, PoolTimeout, OSError, WrongDatabase) as error:
                 wait_s = backoff.next_s()
-                self._say_failed(str(error).strip() or type(error).__name__)
+                self._trouble = in_a_line(error)
+                metrics.SOURCE_FAILURES.inc()
+                self._outage.failed(error)
                 if not _told_by_server(error):
                     await self._log.renew()
                 await asyncio.sleep(wait_s)
-
-    def _say_failed(self, why: str) -> None:
-        self._trouble = why
-        metrics.SOURCE_FAILURES.inc()
-        if self._failed_at is not None:
-            logger.debug("The listening connection failed again (%s).", why)
-            return
-        self._failed_at = time.monotonic()
-        logger.warning(
-            "The listening connection failed (%s); trying until it is back. Events are safe in the "
-            "log and follow.",
-            why,
-        )
 
     def _say_well(self, connection: ListeningConnection) -> None:
         """It answered, and all that was missed is handed over next."""
@@ -120,14 +114,7 @@ class PostgresSource:
         self._connection = connection
         metrics.SOURCE_CONNECTIONS.inc()
         self._trouble = ""
-        if self._failed_at is not None and self._at is not None:
-            away_s = time.monotonic() - self._failed_at
-            logger.info(
-                "The listening connection is back after %.1f s; going on after batch %d.",
-                away_s,
-                self._at.n,
-            )
-        self._failed_at = None
+        self._outage.over()
         deaf = connection.doorbell is Doorbell.DEAF
         if deaf and not self._said_deaf:
             logger.warning(

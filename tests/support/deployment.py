@@ -18,6 +18,7 @@ from agent_events.leases import publisher_key
 from project.nats_server import NatsServer
 from project.redis_server import RedisServer
 from tests.support.database import ROOT
+from tests.support.server import end_process
 from tests.support.waiting import wait_until
 from tests.support.watch import HOLDERS, bus_settings, holder
 
@@ -72,14 +73,8 @@ class Worker:
         if self.process is None:
             return None
         process, self.process = self.process, None
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # a test may have frozen it
-            process.send_signal(number)
         try:
-            return process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            return end_process(process, number)
         finally:
             if self._output is not None:
                 self._output.close()

@@ -115,17 +115,23 @@ class Server:
         if self.process is None:
             return None
         process, self.process = self.process, None
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # a test may have frozen it
-            process.send_signal(number)
         try:
-            return process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            return end_process(process, number)
         finally:
             if self._output is not None:
                 self._output.close()
+
+
+def end_process(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
+    """Ends it by this signal, frozen or not, or by SIGKILL after 10 s; its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(number)
+    try:
+        return process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def login(
