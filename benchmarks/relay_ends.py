@@ -3,11 +3,11 @@
 One `manage.py listen_events` closes the batches, reads them, and publishes to the broker, with the
 product's defaults. A producer inserts rows of many tenants, 200 a statement, at an even rate. A
 rate is carried where every event was in the broker, once, and its newest mark was at the ledger's
-head half a second after the producer's end. (Of a batch of more than 1,000 events the broker learns
-only that it was: its readers go to the log. So a worker ends where its batches grow to that.) The
-figure is the highest rate that was carried, of rates 1.25 apart, found by halving; each is tried
-twice before it counts as one that is not, for a shared machine stalls at times. The same with two
-workers, which share two shards; one of them closes the batches, each reads all of them.
+head half a second after the producer's end. (Of a batch of more than 10,000 events, or 8 MiB, the
+broker learns only that it was: its readers go to the log.) The figure is the highest rate that was
+carried, of rates 1.25 apart, found by halving; each is tried twice before it counts as one that is
+not, for a shared machine stalls at times. The same with two workers, which share two shards; one of
+them closes the batches, each reads all of them.
 
 The producer, PostgreSQL, the broker and the workers share the cores of this machine. What 1,000
 events cost the workers in CPU does not depend on how many those are.
