@@ -156,6 +156,7 @@ class Bus:
             with suppress(psycopg.Error, PoolTimeout, OSError):
                 await self.log.append()
         self.feed.interrupt()
+        self._began.set()  # whoever waits for a first word reads the log, too
 
     def source_state(self) -> SourceState | None:
         """How the source of this process does; None where it has none, or has not started."""

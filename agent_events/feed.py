@@ -49,7 +49,12 @@ class Topic:
         same_history = (
             self.head.position.batch != window.first or self.head.closed_at_ms == window.before_ms
         )
-        if verdict is Verdict.DROP and same_history:
+        # (An older one of a later time is of another history: the time rises with the number.)
+        if (
+            verdict is Verdict.DROP
+            and same_history
+            and window.closed_at_ms <= self.head.closed_at_ms
+        ):
             return
         if (
             verdict is not Verdict.DELIVER

@@ -30,15 +30,24 @@ _SESSION = f"""
     SELECT set_config('idle_session_timeout', '{IDLE_MS}ms', false),
            set_config('tcp_user_timeout', '{IDLE_MS}ms', false)
 """
+# Those that can publish now hold this lock, shared: of this table, and of as many shards.
 _WORKERS = """
-    SELECT count(*) FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name = %s
+    SELECT count(*) FROM pg_locks
+     WHERE locktype = 'advisory' AND granted AND mode = 'ShareLock' AND objsubid = 1
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (classid::bigint << 32) | objid::bigint = {}
 """
 
 
 def publisher_key(shard: int, shards: int) -> str:
     """SQL: the advisory lock of whoever publishes this shard; of this database and this table."""
     name = f"agent_events publisher {int(shard)}/{int(shards)}"
+    return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
+
+
+def workers_key(shards: int) -> str:
+    """SQL: the advisory lock that all hold, shared, who can publish so many shards."""
+    name = f"agent_events publishers/{int(shards)}"
     return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
 
 
@@ -53,6 +62,7 @@ class Leases:
         self._able = able
         self._changed = asyncio.Event()
         self.held: frozenset[int] = frozenset()
+        self._counted = False  # among those who can publish
 
     async def some(self) -> frozenset[int]:
         """Waits until there are some."""
@@ -83,6 +93,7 @@ class Leases:
                         backoff.reset()
                         await asyncio.sleep(TURN_S)
                 finally:
+                    self._counted = False
                     self.hold(frozenset())
                     await connection.close()
             except (psycopg.Error, OSError) as error:
@@ -90,9 +101,15 @@ class Leases:
                 await asyncio.sleep(backoff.next_s())
 
     async def _turn(self, connection: AsyncConnection[TupleRow]) -> None:
-        row = await (await connection.execute(_WORKERS, (PUBLISHER_APPLICATION,))).fetchone()
+        able = self._able()
+        if able != self._counted:
+            lock = "pg_try_advisory_lock_shared" if able else "pg_advisory_unlock_shared"
+            await connection.execute(f"SELECT {lock}({workers_key(self._shards)})".encode())
+            self._counted = able
+        count = _WORKERS.format(workers_key(self._shards)).encode()
+        row = await (await connection.execute(count)).fetchone()
         workers = max(1, row[0] if row is not None else 1)
-        fair = -(-self._shards // workers) if self._able() else 0
+        fair = -(-self._shards // workers) if able else 0
         held = set(self.held)
         while len(held) > fair:
             shard = max(held)

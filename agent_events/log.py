@@ -72,6 +72,9 @@ LEDGER_SQL = f"""
 """
 
 
+MOST_APPENDS = 20
+
+
 class LedgerRow(NamedTuple):
     """One batch as the ledger has it; `total` counts the events up to and with it."""
 
@@ -188,11 +191,13 @@ class Log:
                 self._in_use.discard(connection)
 
     async def append(self) -> None:
-        """Closes a batch, where there is something to close: nobody else seems to.
+        """Closes what there is to close, or MOST_APPENDS batches: nobody else seems to.
 
         Raises psycopg.Error, psycopg_pool.PoolTimeout.
         """
-        await self._rows("SELECT FROM agent_events_append()")
+        for _ in range(MOST_APPENDS):
+            if not await self._rows("SELECT FROM agent_events_append()"):
+                break
 
     async def head(self) -> LedgerRow:
         """The last closed batch. Raises psycopg.Error, and WrongDatabase for hidden rows."""

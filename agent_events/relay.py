@@ -174,23 +174,27 @@ class Relay:
         )
         self._backoff = Backoff(most_s=MOST_WAIT_S)
         self._restarted_until = 0.0
+        self._mark: Mark | None = None  # the newest one, as last seen while standing by
 
     async def run(self) -> None:
         """Until cancelled. A failure is said once, and its end."""
         keeping = asyncio.create_task(self._keep_leases(), name="agent_events leases")
+        sending = asyncio.create_task(self._send_on(), name="agent_events sending")
         try:
-            await self._send_on()
+            done, _ = await asyncio.wait({keeping, sending}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            await end([keeping])
+            await end([keeping, sending])
             await self._outlet.close()
 
     async def _keep_leases(self) -> None:
-        while not (state := self._state()) or not state.connected:  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(READY_S)
-        if state.doorbell is Doorbell.DEAF:
+        while not (state := self._state()) or not state.connected or _is_deaf(state):
             # A pooler in transaction mode would keep the locks: every worker publishes then.
-            self._leases.hold(frozenset(range(self._outlet.shards)))
-            return
+            deaf = state is not None and state.connected
+            self._leases.hold(frozenset(range(self._outlet.shards if deaf else 0)))
+            await asyncio.sleep(READY_S)
+        self._leases.hold(frozenset())
         await self._leases.keep()
 
     def _able(self) -> bool:
@@ -205,6 +209,7 @@ class Relay:
                 while True:
                     await self._publish(await self._shards())
             except BrokerAway as error:
+                self._mark = None
                 metrics.RELAY_FAILURES.inc()
                 self._outage.failed(error)
             except (psycopg.Error, PoolTimeout, OSError) as error:
@@ -223,8 +228,10 @@ class Relay:
                 async with asyncio.timeout(STANDING_BY_S):
                     return await self._leases.some()
             # A connection that died meanwhile must not be found out only when it is needed.
-            await self._outlet.last(0)
-            self._outage.over()  # as far as one knows who has nothing to send
+            mark = await self._outlet.last(0)
+            if mark is not None and self._mark not in (None, mark):
+                self._outage.over()  # somebody else publishes
+            self._mark = mark
 
     async def _publish(self, shards: frozenset[int]) -> None:
         """Sends until other shards are held, or it has to begin at another place.
@@ -286,9 +293,12 @@ class Relay:
                 if update.kind is Kind.RESET:
                     self._restarted_until = time.monotonic() + RESTARTED_S
                 at = Cursor.parse(update.cursor)
+                await self._send(_window(at, at, ()))
                 continue
             if update.kind not in (Kind.EVENTS, Kind.HEARTBEAT):
                 continue
+            if update.kind is Kind.HEARTBEAT and not self._able():
+                continue  # a tick would say that all is well
             windows, at, whole = windows_of(at, update)
             for window in windows:
                 await self._send(window)
@@ -305,6 +315,10 @@ class Relay:
         self._outage.over()
 
 
+def _is_deaf(state: SourceState) -> bool:
+    return state.doorbell is Doorbell.DEAF
+
+
 def windows_of(at: Cursor, update: Update) -> tuple[list[Window], Cursor, bool]:
     """An update of a subscriber to all tenants, that stood at `at`, as windows of whole batches.
 
@@ -318,7 +332,9 @@ def windows_of(at: Cursor, update: Update) -> tuple[list[Window], Cursor, bool]:
     whole = [event for event in events if event.batch < cut]
     windows = []
     if whole:
-        before = Cursor(Position(cut), whole[-1].closed_at_ms)
+        # (Not at the batch that is cut: of one in between all rows may be gone, and its time with
+        # them.)
+        before = Cursor(Position(whole[-1].batch + 1), whole[-1].closed_at_ms)
         windows.append(_window(at, before, whole))
         at = before
     behind = Cursor(Position(cut + 1), end.closed_at_ms)

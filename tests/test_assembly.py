@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent_events.brokers.assembly import Assembly
 from agent_events.brokers.parcels import Mark, Parcel, parcels_of, shard_of
+from agent_events.feed import Topic
 from agent_events.position import Cursor, Position
 from agent_events.relay import windows_of
 from agent_events.stretch import Stretch
@@ -154,6 +155,34 @@ def test_a_shard_that_stands_still_holds_the_chain_until_it_is_forgotten() -> No
     assert (made.first, made.last) == (3, 2)
 
 
+def test_of_a_tenant_that_is_watched_from_now_on_nothing_before_is_taken_for_all() -> None:
+    first, second = (next(t for t in TENANTS if shard_of(t, 2) == n) for n in (0, 1))
+    gained = next(t for t in TENANTS if shard_of(t, 2) == 0 and t != first)
+    events = [event(2, 1, first), event(2, 2, gained), event(2, 3, second)]
+    assembly = Assembly()
+    assembly.watch(frozenset({0, 1}), frozenset({first, second}))
+    taken(assembly, ticks(1, 2))
+    assert taken(assembly, parcels_of(window(2, 2, events), frozenset({0}), 2, 1_024)) == []
+    assembly.watch(frozenset({0, 1}), frozenset({first, second, gained}))
+    (made,) = taken(assembly, parcels_of(window(2, 2, events), frozenset({1}), 2, 1_024))
+    assert (made.first, made.last, made.covers) == (2, 2, frozenset())
+
+
+def test_what_waits_for_another_shard_is_bounded() -> None:
+    alone = next(t for t in TENANTS if shard_of(t, 2) == 0)
+    assembly = Assembly()
+    assembly.watch(frozenset({0, 1}), None)
+    taken(assembly, ticks(0, 2))
+    note = "x" * 1_000_000
+    for batch in range(1, 41):
+        sent = window(batch, batch, [event(batch, batch, alone, note)])
+        assert taken(assembly, parcels_of(sent, frozenset({0}), 2, 2_000_000)) == []
+    (held,) = [shard for number, shard in assembly._shards.items() if number == 0]
+    assert sum(len(one.json) for one in held.events) < 20_000_000
+    (made,) = taken(assembly, parcels_of(window(1, 40, []), frozenset({1}), 2, 1_024))
+    assert (made.first, made.last, made.covers) == (1, 40, frozenset())
+
+
 def test_another_history_is_told() -> None:
     for shards in (1, 2):
         assembly = Assembly()
@@ -221,3 +250,21 @@ def test_a_batch_that_is_cut_is_passed_over_by_a_window_that_covers_nobody() -> 
     assert (windows[1].first, windows[1].last, windows[1].covers) == (4, 4, frozenset())
     assert windows[1].before_ms == time_of(3)
     assert (place, whole) == (Cursor(Position(5), time_of(4)), False)
+
+
+def test_a_batch_whose_rows_are_gone_leaves_no_wrong_time_behind() -> None:
+    at = Cursor(Position(1), time_of(0))
+    events = [event(1, 1, TENANTS[0]), event(3, 2, TENANTS[0])]  # of batch 2 nothing is left
+    windows, _, _ = windows_of(at, _update(events, Cursor(Position(3, 2), time_of(3))))
+    assert [(one.first, one.last) for one in windows] == [(1, 1), (2, 3)]
+    assert windows[0].closed_at_ms == windows[1].before_ms == time_of(1)
+
+
+def test_a_topic_takes_an_older_batch_of_a_later_time_for_another_history() -> None:
+    topic = Topic(None, lambda: None)
+    topic.take(Window(900, 900, 8_990, 9_000, None))
+    assert topic.head == Cursor(Position(901), 9_000)
+    topic.take(Window(4, 4, 3_000, 4_000, None))  # a repetition
+    assert topic.head == Cursor(Position(901), 9_000)
+    topic.take(Window(5, 5, 9_500, 9_600, None))
+    assert topic.head == Cursor(Position(6), 9_600)

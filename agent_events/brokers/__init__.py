@@ -79,6 +79,10 @@ class Inlet(Protocol):
         """
         ...
 
+    async def forget(self) -> None:
+        """Forgets its place: it goes on at the end. Raises BrokerAway."""
+        ...
+
     async def close(self) -> None:
         """Closes the connection."""
         ...

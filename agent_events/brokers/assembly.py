@@ -15,6 +15,9 @@ UNMARKED = 4
 """Slices of so many windows may wait for their marks: two workers may send at the same time, for a
 moment, and one of them may have died."""
 
+PENDING_CHARS = 16_777_216
+"""So much JSON of a shard may wait for the others; past that its readers go to the log."""
+
 
 class Assembly:
     """One chain of windows from the parcels of the shards that are watched."""
@@ -28,6 +31,10 @@ class Assembly:
 
     def watch(self, shards: frozenset[int], tenants: frozenset[str] | None) -> None:
         """Which shards' windows come, and whose events are wanted (None: everybody's)."""
+        gained = tenants is None or not (self._tenants is None or tenants <= self._tenants)
+        if gained and tenants != self._tenants:
+            for shard in self._shards.values():
+                shard.lacks_from(self._next)  # what came of theirs was not kept
         self._tenants = tenants
         self._shards = {one: self._shards.get(one) or _Shard() for one in sorted(shards)}
         self._renewed &= shards
@@ -121,6 +128,7 @@ class _Shard:
     closed_at_ms: int = 0
     events: list[Event] = field(default_factory=list)
     lacking: list[tuple[int, int]] = field(default_factory=list)  # batches without their events
+    size: int = 0  # of `events`, in characters of JSON
 
     def keep(self, tenant: str, part: Part) -> None:
         window = self.slices.setdefault((part.first, part.last, part.closed_at_ms), {})
@@ -149,19 +157,30 @@ class _Shard:
 
     def advance(self, mark: Mark, events: list[Event] | None) -> bool:
         """Goes on to the window's end; False where something before it is missing."""
-        if self.known and mark.last < self.last:
+        # (An older one of a later time is of another history: the time rises with the number.)
+        if self.known and mark.last < self.last and mark.closed_at_ms <= self.closed_at_ms:
             return True  # a repetition
         self.spoke = True
-        follows = self.known and mark.first <= self.last + 1
+        follows = self.known and mark.first <= self.last + 1 and mark.last >= self.last
         if not follows:
             self.known, self.first, self.before_ms = True, mark.first, mark.before_ms
-            self.events, self.lacking = [], []
+            self.events, self.lacking, self.size = [], [], 0
         if events is None:
             self.lacking.append((mark.first, mark.last))
         else:
-            self.events += [event for event in events if not follows or event.batch > self.last]
+            fresh = [event for event in events if not follows or event.batch > self.last]
+            self.events += fresh
+            self.size += sum([len(event.json) for event in fresh])
+        if self.size > PENDING_CHARS:
+            self.lacking.append((self.events[0].batch, mark.last))
+            self.events, self.size = [], 0
         self.last, self.closed_at_ms = mark.last, mark.closed_at_ms
         return follows
+
+    def lacks_from(self, batch: int) -> None:
+        """Of what waits here, from this batch on, some events are missing."""
+        if self.known and self.last >= batch:
+            self.lacking.append((batch, self.last))
 
     def covers(self, first: int, last: int) -> bool:
         """Are all events of these batches here?"""
@@ -171,4 +190,5 @@ class _Shard:
         """The events of these batches; what is older goes, what is newer stays."""
         yield from [event for event in self.events if first <= event.batch <= last]
         self.events = [event for event in self.events if event.batch > last]
+        self.size = sum([len(event.json) for event in self.events])
         self.lacking = [(lo, hi) for lo, hi in self.lacking if hi > last]

@@ -183,6 +183,12 @@ class Inlet:
             self._wanted += [f"{start}{n}.{tenant}" for n, tenant in whose if n in shards]
         await self._begin()
 
+    async def forget(self) -> None:
+        """It goes on at the end. Raises BrokerAway."""
+        self._place = None
+        if self._consumer is not None:
+            await self._begin()
+
     async def next(self, timeout_s: float) -> list[Parcel]:
         """The next parcels, in order; none in time: none. Raises BrokerAway."""
         until = time.monotonic() + timeout_s

@@ -60,6 +60,8 @@ class Mark(NamedTuple):
         numbers = (mark.first, mark.last, mark.before_ms, mark.closed_at_ms)
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a mark holds no number where one belongs")
+        if min(numbers) < 0 or mark.first > mark.last + 1:
+            raise ValueError("a mark is of no batches that can be")
         if mark.parts is not None and not isinstance(mark.parts, dict):
             raise ValueError("a mark's parts are no dictionary")
         return mark

@@ -172,6 +172,11 @@ class Inlet:
         if shards - self._places.keys():
             await self._look()
 
+    async def forget(self) -> None:
+        """It goes on at the streams' ends. Raises BrokerAway."""
+        self._places = {}
+        await self._look()
+
     async def next(self, timeout_s: float) -> list[Parcel]:
         """See `brokers.Inlet`. Raises BrokerAway."""
         until = time.monotonic() + timeout_s

@@ -93,7 +93,9 @@ class BrokerSource:
 
     async def _follow(self) -> AsyncGenerator[Window, None]:
         watching: tuple[frozenset[int], frozenset[str] | None] | None = None
-        reviewed_at = silent_since = time.monotonic()
+        reviewed_at = silent_since = opened_at = time.monotonic()
+        if opened_at - self._heard_at > self._settings.tick_timeout_s:
+            await self._forget()
         while True:
             now = time.monotonic()
             tenants = self._wanted()
@@ -107,8 +109,10 @@ class BrokerSource:
                 self._assembly.watch(*asked)
                 watching = asked
             parcels = await self._inlet.next(LOOK_S)
-            self._connected, self._trouble = True, ""
-            self._outage.over()
+            # (One that is connected and gets nothing may be about to fail again.)
+            if parcels or time.monotonic() - opened_at > 2 * self._settings.broker_timeout_s:
+                self._connected, self._trouble = True, ""
+                self._outage.over()
             for parcel in parcels:
                 window = self._take(parcel)
                 if window is not None:
@@ -117,7 +121,12 @@ class BrokerSource:
                     yield window
             if time.monotonic() - silent_since > self._settings.tick_timeout_s:
                 silent_since = time.monotonic()
-                self._assembly.forget()
+                await self._forget()
+
+    async def _forget(self) -> None:
+        """Nothing came for so long that everybody has read the log: what is older is of no use."""
+        self._assembly.forget()
+        await self._inlet.forget()
 
     def _wanted(self) -> frozenset[str] | None:
         tenants = self._watched()
