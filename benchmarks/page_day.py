@@ -216,8 +216,8 @@ def _part(events: int, beside: int, day: Day, naive: Sequence[Heap], taken: int)
             f"The naive page: {number(grown)} MiB of heap and {number(nodes)} nodes a million, "
             f"over its first {taken:,} events.",
             f"The network was cut {day.streams - 1} times ({day.streams} streams in all); the page "
-            f"was hidden for {len(HIDDEN)} of {PARTS} parts, and at most {day.most_behind:,} events "
-            "behind. At the end the newest event was on top, and rows and gaps added up.",
+            f"was hidden for {len(HIDDEN)} of {PARTS} parts, and at most {day.most_behind:,} "
+            "events behind. At the end the newest event was on top, and rows and gaps added up.",
             f"While it was seen: {len(seen):,} frames, the longest {longest:.0f} ms, {over} of "
             "over 100 ms.",
         ],
