@@ -76,9 +76,9 @@ def advice(
         )
     if status.queue_usage > QUEUE_HALF:
         return _of_a_full_queue(settings)
-    reads = _fan_out(status, between, rate)
-    if rate is not None and reads > FAN_OUT_READS:
-        return _of_fan_out(_readers(status, between), rate.batches, reads, settings)
+    readers = _readers(status, between)
+    if rate is not None and rate.batches * readers > FAN_OUT_READS:
+        return _of_fan_out(readers, rate.batches, settings)
     if problems_of(status):
         return Advice("fine", "No commit waits for another. See what is wrong, above.")
     if status.coalescer is not None:
@@ -136,15 +136,10 @@ def _readers(status: Status, between: Interval) -> int:
     return sum(session.pid not in idle for session in status.listeners)
 
 
-def _fan_out(status: Status, between: Interval, rate: Rates | None) -> float:
-    """How many reads a second they make."""
-    return rate.batches * _readers(status, between) if rate is not None else 0.0
-
-
-def _of_fan_out(readers: int, batches: float, reads: float, settings: Settings) -> Advice:
+def _of_fan_out(readers: int, batches: float, settings: Settings) -> Advice:
     why = (
         f"{_counted(readers)} each of {batches:,.0f} batches/s from PostgreSQL, which makes "
-        f"{reads:,.0f} reads/s."
+        f"{batches * readers:,.0f} reads/s."
     )
     if settings.broker_url:
         return Advice(

@@ -5,12 +5,12 @@ What it has is compared with the ledger by `status`, which looks there afterward
 
 import asyncio
 from contextlib import suppress
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from channels.exceptions import InvalidChannelLayerError
 from django.core.exceptions import ImproperlyConfigured
 
 from agent_events import brokers
+from agent_events.brokers.addresses import host_of, without_secrets
 from agent_events.brokers.parcels import Mark, shard_of
 from agent_events.bus import layer_is_shared
 from agent_events.conf import Settings
@@ -70,35 +70,3 @@ async def _marks(settings: Settings, tenant: str | None) -> dict[int, Mark | Non
         with suppress(Exception):  # the look has ended, well or not
             async with asyncio.timeout(CLOSE_S):
                 await outlet.close()
-
-
-def host_of(url: str) -> str:
-    """Where the servers are that an address of a broker names, without user and password."""
-    parts = _parts(url)
-    return ", ".join([one.netloc.rpartition("@")[2] or one.path for one in parts])
-
-
-def without_secrets(words: str, url: str) -> str:
-    """A library's words without the address that they may repeat, and what is secret in it."""
-    parts = _parts(url)
-    if not parts:
-        return "BROKER_URL is no address; in a password [ and the like are percent-encoded"
-    secrets = set()
-    for one in parts:
-        who = one.netloc.rpartition("@")[0]
-        # A user without a password is a token.
-        secrets |= {who, who.partition(":")[2] or who}
-        secrets |= {value for _, value in parse_qsl(one.query)}
-    secrets |= {unquote(secret) for secret in secrets}
-    words = words.replace(url, "the address")
-    for secret in sorted(secrets - {""}, key=len, reverse=True):
-        words = words.replace(secret, "***")
-    return words
-
-
-def _parts(url: str) -> list[SplitResult]:
-    """The servers of an address; none where it is too wrong to be taken apart."""
-    try:
-        return [urlsplit(one if "//" in one else f"//{one}") for one in url.split(",")]
-    except ValueError:
-        return []

@@ -113,20 +113,11 @@ class Bus:
         return LayerOutlet(self._settings) if shared else None
 
     def _feed_over_the_layer(self) -> None:
-        source = self._source
-        # (A shared layer whose server is away raises, or keeps its receiver waiting for as long.)
-        silent = self._silent if source is not None else _nothing
-        receiver = LayerReceiver(self._settings, self._hear, silent)
-
-        async def receive() -> None:
-            await receiver.run(await receiver.join())
-
-        self._keep("receiver", receive)
-        if source is not None:
+        receiver = LayerReceiver(self._settings, self._take, self._silent)
+        self._keep("receiver", receiver.run)
+        if (source := self._source) is not None:
             sink = LayerSink(self._settings.channel_layer)
             self._keep("source", lambda: pump(source, sink))
-        else:
-            self._keep("watch", self._watch)
 
     def _feed_directly(self, source: Source) -> None:
         self._keep("source", lambda: pump(source, self))
@@ -134,9 +125,6 @@ class Bus:
 
     async def send(self, window: Window) -> None:
         """As a sink: straight to the feed."""
-        self._hear(window)
-
-    def _hear(self, window: Window) -> None:
         self._heard.set()
         self._take(window)
 
@@ -189,10 +177,6 @@ class Bus:
         self._tasks.append(asyncio.create_task(_restarting(name, run), name=f"agent_events {name}"))
 
 
-async def _nothing() -> None:
-    """Another task minds the silence."""
-
-
 async def pump(source: Source, sink: Sink) -> None:
     """Moves windows from a source to a sink until cancelled."""
     async with aclosing(source.windows()) as windows:
@@ -213,8 +197,8 @@ async def _restarting(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -
                 backoff.reset()
                 again = False
             wait_s = backoff.next_s()
-            # The whole story once; a layer's server that is away fails every few seconds.
-            log = logger.debug if again else logger.exception
+            # The whole story once.
+            log = logger.warning if again else logger.exception
             log("The %s failed (%s); starting it again in %.1f s.", name, error, wait_s)
             again = True
             await asyncio.sleep(wait_s)

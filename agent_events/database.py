@@ -26,6 +26,13 @@ WRITE_SETTINGS_SQL = "UPDATE agent_event_bus SET bodies = %(bodies)s WHERE bodie
 """What SQL must know of the settings and cannot read: whoever migrates or leads writes it."""
 NOTIFY_SQL = "SELECT pg_notify(%s, %s) WHERE pg_notification_queue_usage() < 0.5"
 """No row where the notification queue is half full, on its way to failing everybody's commits."""
+HELD_SQL = """
+    (l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.mode = '{mode}'
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+     AND l.classid::bigint = ({key} >> 32) & 4294967295 AND l.objid::bigint = {key} & 4294967295)
+"""
+"""SQL, to be formatted: is a row `l` of pg_locks the advisory lock `key` of this database, held in
+`mode` (ExclusiveLock, ShareLock)? There a 64-bit key is in two halves."""
 COMMIT_LOCK_SQL = """
     (locktype = 'object' AND classid = 'pg_database'::regclass AND database = 0 AND objid = 0)
 """

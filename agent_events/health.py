@@ -22,7 +22,7 @@ from agent_events.facts import Status
 from agent_events.findings import Part
 from agent_events.problems import problems_of
 from agent_events.responses import Receive, Send, respond
-from agent_events.sources import Doorbell, SourceState
+from agent_events.sources import BROKER, Doorbell, SourceState
 from agent_events.status import gather
 from agent_events.tasks import SharedLook
 
@@ -34,8 +34,6 @@ CONNECTING_S = 1.0
 """So long of it may a source that was just started take to connect."""
 FRESH_S = 1.0
 """An answer serves for so long: probes cost a connection a second, however many come."""
-BROKER = "broker"
-"""The kind of a source that reads from one."""
 LATE_S = 5.0
 """A source that has not handed over a batch that was closed before that is stuck."""
 

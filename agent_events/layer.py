@@ -13,7 +13,9 @@ from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from agent_events.backoff import Backoff
 from agent_events.conf import Settings
+from agent_events.outage import Outage
 from agent_events.window import Window
 
 logger = logging.getLogger("agent_events")
@@ -38,7 +40,10 @@ class LayerSink:
 
 
 class LayerReceiver:
-    """The receiving end: hands windows to `take`; with no word for long, calls `interrupt`."""
+    """The receiving end: hands windows to `take`; with no word for long, calls `interrupt`.
+
+    Also where the layer's own server is away: then it joins again until that works.
+    """
 
     def __init__(
         self,
@@ -50,33 +55,74 @@ class LayerReceiver:
         self._layer: Any = get_channel_layer(settings.channel_layer)
         self._take = take
         self._interrupt = interrupt
+        self._joined_at = 0.0
+        self._outage = Outage(
+            "The channel layer failed (%s); trying until it is back. Meanwhile events are read "
+            "from the log.",
+            "The channel layer is back after %.1f s.",
+        )
 
     async def join(self) -> str:
         """Joins the group with a channel of its own; returns the channel's name."""
         channel: str = await self._layer.new_channel()
-        await self._layer.group_add(GROUP, channel)
+        await self._stay(channel)
         return channel
 
-    async def run(self, channel: str) -> None:
-        """Receives until cancelled."""
-        joined_at = time.monotonic()
+    async def run(self, channel: str = "") -> None:
+        """Receives until cancelled, on this channel or on one of its own."""
+        backoff = Backoff(most_s=self._settings.tick_timeout_s)
         while True:
             try:
                 async with asyncio.timeout(self._settings.tick_timeout_s):
-                    message = await self._layer.receive(channel)
-            except TimeoutError:
-                # A receiver that stalled past the layer's `expiry` is thrown out of its groups.
-                await self._layer.group_add(GROUP, channel)
+                    channel = channel or await self.join()
+                await self._receive(channel, backoff)
+            except Exception as error:  # each layer has errors of its own
+                self._outage.failed(error)
                 await self._interrupt()
-                continue
-            try:
-                window = message["window"]
-                if not isinstance(window, Window):
-                    window = Window.from_text(window)
-            except (KeyError, TypeError, ValueError) as error:
-                logger.error("A message on the channel layer is no window (%s); ignored.", error)
-                continue
+                await asyncio.sleep(backoff.next_s())
+                channel = ""
+
+    async def _receive(self, channel: str, backoff: Backoff) -> None:
+        receiving: asyncio.Task[Any] | None = None
+        try:
+            while True:
+                receiving = receiving or asyncio.create_task(self._layer.receive(channel))
+                # Not cancelled where it takes longer: a layer may take its time for that, too.
+                done, _ = await asyncio.wait({receiving}, timeout=self._settings.tick_timeout_s)
+                if not done:
+                    await self._interrupt()
+                    # A receiver that stalled past the layer's `expiry` is thrown out of its groups.
+                    await self._stay(channel)
+                    continue
+                message, receiving = receiving.result(), None
+                backoff.reset()
+                self._outage.over()
+                self._take_from(message)
+                if time.monotonic() - self._joined_at > REJOIN_S:
+                    await self._stay(channel)
+        finally:
+            if receiving is not None:
+                receiving.cancel()
+                receiving.add_done_callback(_forget)
+
+    async def _stay(self, channel: str) -> None:
+        """Sees to it that the channel is in the group."""
+        async with asyncio.timeout(self._settings.tick_timeout_s):
+            await self._layer.group_add(GROUP, channel)
+        self._joined_at = time.monotonic()
+
+    def _take_from(self, message: Any) -> None:
+        try:
+            window = message["window"]
+            if not isinstance(window, Window):
+                window = Window.from_text(window)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error("A message on the channel layer is no window (%s); ignored.", error)
+        else:
             self._take(window)
-            if time.monotonic() - joined_at > REJOIN_S:
-                joined_at = time.monotonic()
-                await self._layer.group_add(GROUP, channel)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """What it raises is nobody's any more."""
+    if not task.cancelled():
+        task.exception()

@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from agent_events.backoff import Backoff
 from agent_events.conf import Settings
-from agent_events.database import CONNECT, severed_after
+from agent_events.database import CONNECT, HELD_SQL, severed_after
 
 logger = logging.getLogger("agent_events")
 
@@ -30,24 +30,14 @@ _SESSION = f"""
     SELECT set_config('idle_session_timeout', '{IDLE_MS}ms', false),
            set_config('tcp_user_timeout', '{IDLE_MS}ms', false)
 """
-# Those that can publish now hold this lock, shared: of this table, and of as many shards.
-_WORKERS = """
-    SELECT count(*) FROM pg_locks
-     WHERE locktype = 'advisory' AND granted AND mode = 'ShareLock' AND objsubid = 1
-       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND (classid::bigint << 32) | objid::bigint = {}
-"""
 
 
 def publisher_key(shard: int, shards: int) -> str:
     """SQL: the advisory lock of whoever publishes this shard; of this database and this table."""
-    name = f"agent_events publisher {int(shard)}/{int(shards)}"
-    return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
+    return _key(f"agent_events publisher {int(shard)}/{int(shards)}")
 
 
-def workers_key(shards: int) -> str:
-    """SQL: the advisory lock that all hold, shared, who can publish so many shards."""
-    name = f"agent_events publishers/{int(shards)}"
+def _key(name: str) -> str:
     return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
 
 
@@ -59,6 +49,8 @@ class Leases:
         self._dsn = dsn
         self._settings = settings
         self._shards = shards
+        # Those who can publish now hold this lock, shared; so whoever cannot keeps nobody from it.
+        self._workers_key = _key(f"agent_events publishers/{shards}")
         self._able = able
         self._changed = asyncio.Event()
         self.held: frozenset[int] = frozenset()
@@ -104,9 +96,10 @@ class Leases:
         able = self._able()
         if able != self._counted:
             lock = "pg_try_advisory_lock_shared" if able else "pg_advisory_unlock_shared"
-            await connection.execute(f"SELECT {lock}({workers_key(self._shards)})".encode())
+            await connection.execute(f"SELECT {lock}({self._workers_key})".encode())
             self._counted = able
-        count = _WORKERS.format(workers_key(self._shards)).encode()
+        held_sql = HELD_SQL.format(mode="ShareLock", key=self._workers_key)
+        count = f"SELECT count(*) FROM pg_locks AS l WHERE {held_sql}".encode()
         row = await (await connection.execute(count)).fetchone()
         workers = max(1, row[0] if row is not None else 1)
         fair = -(-self._shards // workers) if able else 0
@@ -115,7 +108,8 @@ class Leases:
             shard = max(held)
             held.discard(shard)
             self.hold(frozenset(held))  # before another one begins
-            await connection.execute(f"SELECT pg_advisory_unlock({self._key(shard)})".encode())
+            unlock = f"SELECT pg_advisory_unlock({publisher_key(shard, self._shards)})"
+            await connection.execute(unlock.encode())
         for shard in range(self._shards):
             if len(held) >= fair:
                 break
@@ -125,9 +119,6 @@ class Leases:
             self.hold(frozenset(held))
 
     async def _try(self, connection: AsyncConnection[TupleRow], shard: int) -> bool:
-        query = f"SELECT pg_try_advisory_lock({self._key(shard)})".encode()
+        query = f"SELECT pg_try_advisory_lock({publisher_key(shard, self._shards)})".encode()
         row = await (await connection.execute(query)).fetchone()
         return row is not None and bool(row[0])
-
-    def _key(self, shard: int) -> str:
-        return publisher_key(shard, self._shards)

@@ -27,12 +27,11 @@ from agent_events.database import listener_dsn, log_dsn
 from agent_events.database_metrics import database_metrics
 from agent_events.errors import AgentEventsError, NotSignedIn, WrongDatabase
 from agent_events.facts import Status
-from agent_events.health import BROKER
 from agent_events.metrics import OURS, PREFIX
 from agent_events.principals import Right
 from agent_events.requests import AWAY
 from agent_events.responses import Receive, Send, refuse, respond
-from agent_events.sources import Doorbell, SourceState
+from agent_events.sources import BROKER, Doorbell, SourceState
 from agent_events.status import gather
 from agent_events.tasks import SharedLook
 from agent_events.watching import Observation, listeners, watch

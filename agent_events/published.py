@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent_events.database import HELD_SQL
 from agent_events.facts import Broker, Head, Shard
 from agent_events.leases import publisher_key
 from agent_events.log import MS_SQL
@@ -19,12 +20,7 @@ _PUBLISHERS = """
     WITH held AS (
         SELECT lease.shard, l.pid
           FROM (VALUES {}) AS lease (shard, key)
-          JOIN pg_locks AS l
-            ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-           AND l.mode = 'ExclusiveLock'
-           AND l.classid::bigint = (lease.key >> 32) & 4294967295
-           AND l.objid::bigint = lease.key & 4294967295
-           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          JOIN pg_locks AS l ON {}
     ), holder AS MATERIALIZED (
         SELECT pid, array_agg(shard ORDER BY shard) AS shards FROM held GROUP BY pid
     )
@@ -50,7 +46,8 @@ def publishers_sql(shards: int, session: str) -> str:
     `session` is the SQL of a session's columns, of a row `a` of pg_stat_activity.
     """
     leases = ", ".join(f"({shard}, {publisher_key(shard, shards)})" for shard in range(shards))
-    return _PUBLISHERS.format(leases, session)
+    held = HELD_SQL.format(mode="ExclusiveLock", key="lease.key")
+    return _PUBLISHERS.format(leases, held, session)
 
 
 def compare(broker: Broker, head: Head, of_ledger: Sequence[Sequence[Any]]) -> Broker:

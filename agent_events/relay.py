@@ -189,17 +189,21 @@ class Relay:
             await self._outlet.close()
 
     async def _keep_leases(self) -> None:
-        while not (state := self._state()) or not state.connected or _is_deaf(state):
+        while (doorbell := self._doorbell()) in (None, Doorbell.DEAF):
             # A pooler in transaction mode would keep the locks: every worker publishes then.
-            deaf = state is not None and state.connected
-            self._leases.hold(frozenset(range(self._outlet.shards if deaf else 0)))
+            shards = self._outlet.shards if doorbell is Doorbell.DEAF else 0
+            self._leases.hold(frozenset(range(shards)))
             await asyncio.sleep(READY_S)
         self._leases.hold(frozenset())
         await self._leases.keep()
 
-    def _able(self) -> bool:
+    def _doorbell(self) -> Doorbell | None:
+        """That of the source; None while it is not connected."""
         state = self._state()
-        return self._open and state is not None and state.connected
+        return state.doorbell if state is not None and state.connected else None
+
+    def _able(self) -> bool:
+        return self._open and self._doorbell() is not None
 
     async def _send_on(self) -> None:
         while True:
@@ -249,7 +253,7 @@ class Relay:
         """Where to begin: after what the slowest of the shards' readers were sent last."""
         marks = [await self._outlet.last(shard) for shard in sorted(shards)]
         known = [mark for mark in marks if mark is not None]
-        if not known or len(known) < len(marks):
+        if known != marks:
             return LATEST
         mark = min(known, key=lambda mark: mark.last)
         cursor = Cursor(Position(mark.last + 1), mark.closed_at_ms)
@@ -313,10 +317,6 @@ class Relay:
         metrics.RELAY_WINDOWS.inc()
         self._backoff.reset()
         self._outage.over()
-
-
-def _is_deaf(state: SourceState) -> bool:
-    return state.doorbell is Doorbell.DEAF
 
 
 def windows_of(at: Cursor, update: Update) -> tuple[list[Window], Cursor, bool]:

@@ -21,6 +21,7 @@ from agent_events.database import (
     BUS_APPLICATION,
     COALESCING_KEY,
     CONNECT,
+    HELD_SQL,
     SEQUENCER_KEY,
     severed_after,
 )
@@ -142,17 +143,12 @@ SESSION_SQL = """
     a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), host(a.client_addr),
     extract(epoch FROM clock_timestamp() - a.xact_start)::float8
 """
-# A 64-bit key is in two halves here. (Producers look at K, shared, all the time.)
+# (Producers look at K, shared, all the time.)
 _LISTENERS = f"""
     WITH held AS (
         SELECT lock.name, l.pid
           FROM (VALUES ('sequencer', {SEQUENCER_KEY}), ('K', {COALESCING_KEY})) AS lock (name, key)
-          JOIN pg_locks AS l
-            ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-           AND l.mode = 'ExclusiveLock'
-           AND l.classid::bigint = (lock.key >> 32) & 4294967295
-           AND l.objid::bigint = lock.key & 4294967295
-           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          JOIN pg_locks AS l ON {HELD_SQL.format(mode="ExclusiveLock", key="lock.key")}
     ), holder AS MATERIALIZED (SELECT pid, array_agg(name) AS names FROM held GROUP BY pid)
     SELECT coalesce('sequencer' = ANY (h.names), false), coalesce('K' = ANY (h.names), false),
            a.application_name = %s, {SESSION_SQL}

@@ -329,14 +329,16 @@ class Subscriber:
             if page.stretch is None:
                 self._gap = True  # a heartbeat may end the wait
                 await asyncio.sleep(DAMAGED_S)
-        self._gap = not page.at_head or self._gap
-        if not page.at_head or self._reader.interrupted:
+        if not page.at_head:
+            self._gap = True
+        live = page.at_head and not self._reader.interrupted
+        if not live:
             # With the cursor before the page: a client may be cut off before its events come.
             self._once(Kind.CATCHING_UP)
         self._cursor = page.cursor
         if page.stretch is not None:
             self._notices.append(Update(Kind.EVENTS, page.stretch.cursor, page.stretch))
-        if page.at_head and not self._reader.interrupted:
+        if live:
             self._once(Kind.LIVE)
 
     def _forget_read(self) -> None:

@@ -52,17 +52,13 @@ _GAP = """
 """
 
 
-async def _no_broker(tenant: str) -> Broker | None:
-    return None
-
-
 async def trace(
     dsn: str,
     listener_dsn: str,
     id: int,
     *,
     shards: int = 0,
-    look: Callable[[str], Awaitable[Broker | None]] = _no_broker,
+    look: Callable[[str], Awaitable[Broker | None]] | None = None,
 ) -> Journey:
     """Follows the event `id`. `listener_dsn` is where to listen for the processes' answers.
 
@@ -113,7 +109,7 @@ async def _look(connection: AsyncConnection[TupleRow], id: int, status: Status) 
 
 
 async def _ask(
-    listener_dsn: str, journey: Journey, look: Callable[[str], Awaitable[Broker | None]]
+    listener_dsn: str, journey: Journey, look: Callable[[str], Awaitable[Broker | None]] | None
 ) -> Journey:
     """Each process that listens, and the broker; twice where one of them is behind, which it may
     be for a moment."""
@@ -132,7 +128,8 @@ async def _ask(
             trouble = in_a_line(error)
         clock_ms = int((status.counters.at_s + time.monotonic() - looked_at) * 1_000)
         found = listeners(status, Interval(answers=answers), status)
-        journey = replace(journey, broker=await look(stored.tenant))
+        if look is not None:
+            journey = replace(journey, broker=await look(stored.tenant))
         behind = any(step_of(one, batch) is Step.BEHIND for one in found)
         behind = behind or (journey.broker is not None and not journey.published)
         if last_time or not behind:

@@ -27,11 +27,6 @@ LOOK_EVERY_S = 0.05
 """Looks at the commit lock are this far apart."""
 
 
-async def no_broker() -> Broker | None:
-    """What a look at the broker says where there is none."""
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
     """Two looks and what was watched between them. `status` is the later one."""
@@ -50,25 +45,25 @@ async def observe(
     before: Status | None = None,
     patience_s: float = 0.0,
     shards: int = 0,
-    look: Callable[[], Awaitable[Broker | None]] = no_broker,
+    look: Callable[[], Awaitable[Broker | None]] | None = None,
 ) -> Observation:
     """Looks, watches for `seconds`, and looks again.
 
     `listener_dsn` is where to listen. `before`: an earlier look, which is made here if it is not
-    given. `patience_s`, `shards`: as for `gather`. `look` says how the broker does, while it
-    watches; it raises nothing. Never raises psycopg.Error.
+    given. `patience_s`, `shards`: as for `gather`. `look` says how the broker does, behind the
+    watch; it raises nothing. Never raises psycopg.Error.
     """
     if before is None or before.counters is None:
         before = await gather(dsn, shards=shards)
     if before.counters is None:
-        return Observation(replace(before, broker=await look()))
+        return Observation(replace(before, broker=await look() if look else None))
     between = await watch(
         listener_dsn,
         seconds,
         expected=[session.pid for session in before.listeners],
         leader=before.sequencer.pid if before.sequencer is not None else None,
     )
-    broker = await look()  # right before the ledger, with which it is compared
+    broker = await look() if look else None  # right before the ledger, with which it is compared
     after = await gather(dsn, patience_s=patience_s, shards=shards, broker=broker)
     return Observation(
         after, between, rates(before, after, between), listeners(before, between, after)

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,42 +125,44 @@ async def still_written_and_read(world: World) -> float:
 
 
 async def test_the_broker_killed_and_started_again(world: World, report: Report) -> None:
-    before, told, tried = world.said(), len(world.told), world.failures()
-    world.broker.kill()
-    await world.until_told("catching_up", told)
-    meanwhile_s = await still_written_and_read(world)
-    await world.until(
-        lambda: world.failures() >= tried + RETRIES, 30, "some tries that fail to be made"
-    )
-    assert not world.broker.running
-    told = len(world.told)
-    world.broker.start()  # (here: it dies with the thread that starts it)
-    at = time.monotonic()
-    await world.until_told("live", told)
-    live_s = time.monotonic() - at
-    await said_once(world, before)
-    await world.exact_so_far()
+    def start() -> None:
+        assert not world.broker.running
+        world.broker.start()  # (here: it dies with the thread that starts it)
+
+    meanwhile_s, live_s = await away_and_back(world, world.broker.kill, start, RETRIES)
     report(f"{world.kind} killed, events from the log", f"{meanwhile_s:.2f} s")
     report(f"{world.kind} started again, streams live", f"{live_s:.2f} s")
 
 
 async def test_the_broker_frozen_and_thawed(world: World, report: Report) -> None:
+    broker = world.broker
+    meanwhile_s, live_s = await away_and_back(world, broker.freeze, broker.thaw, RETRIES // 2)
+    report(f"{world.kind} frozen, events from the log", f"{meanwhile_s:.2f} s")
+    report(f"{world.kind} thawed, streams live", f"{live_s:.2f} s")
+
+
+async def away_and_back(
+    world: World, away: Callable[[], object], back: Callable[[], object], retries: int
+) -> tuple[float, float]:
+    """Takes the broker away for so many failures, and gives it back; exact and said once.
+
+    Returns the seconds until events came from the log meanwhile, and until streams were live again.
+    """
     before, told, tried = world.said(), len(world.told), world.failures()
-    world.broker.freeze()
+    away()
     await world.until_told("catching_up", told)
     meanwhile_s = await still_written_and_read(world)
     await world.until(
-        lambda: world.failures() >= tried + RETRIES // 2, 30, "some tries that fail to be made"
+        lambda: world.failures() >= tried + retries, 30, "some tries that fail to be made"
     )
     told = len(world.told)
-    world.broker.thaw()
+    back()
     at = time.monotonic()
     await world.until_told("live", told)
     live_s = time.monotonic() - at
     await said_once(world, before)
     await world.exact_so_far()
-    report(f"{world.kind} frozen, events from the log", f"{meanwhile_s:.2f} s")
-    report(f"{world.kind} thawed, streams live", f"{live_s:.2f} s")
+    return meanwhile_s, live_s
 
 
 async def test_the_broker_full(world: World, report: Report) -> None:

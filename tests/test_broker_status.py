@@ -25,7 +25,8 @@ from django.test import Client, override_settings
 from agent_events import brokers
 from agent_events.admin import bus_looks
 from agent_events.asking import POOLED
-from agent_events.broker_status import host_of, look, shards_published, without_secrets
+from agent_events.broker_status import look, shards_published
+from agent_events.brokers.addresses import host_of, without_secrets
 from agent_events.brokers.parcels import parcels_of, shard_of
 from agent_events.conf import Settings
 from agent_events.database_metrics import database_metrics

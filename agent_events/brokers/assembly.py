@@ -31,8 +31,7 @@ class Assembly:
 
     def watch(self, shards: frozenset[int], tenants: frozenset[str] | None) -> None:
         """Which shards' windows come, and whose events are wanted (None: everybody's)."""
-        gained = tenants is None or not (self._tenants is None or tenants <= self._tenants)
-        if gained and tenants != self._tenants:
+        if self._tenants is not None and (tenants is None or not tenants <= self._tenants):
             for shard in self._shards.values():
                 shard.lacks_from(self._next)  # what came of theirs was not kept
         self._tenants = tenants

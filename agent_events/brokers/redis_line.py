@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import RedisError, ResponseError
 
+from agent_events.brokers.addresses import without_secrets
+from agent_events.brokers.certificates import NO_PASSPHRASE, fault_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway, in_a_line
 
@@ -20,13 +22,15 @@ class Line:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.broker_url
-        self._ca_file = settings.broker_ca_file
+        self._settings = settings
         self._timeout_s = settings.broker_timeout_s
         self._connection: AbstractConnection | None = None
 
     async def open(self) -> None:
         """Connects anew. Raises BrokerAway."""
         await self.close()
+        if why := fault_of(self._settings):
+            raise BrokerAway(f"The Redis server is not reached: {why}.")
         try:
             connection = self._made()
         except (ValueError, TypeError, RedisError):
@@ -60,8 +64,11 @@ class Line:
     def _made(self) -> AbstractConnection:
         options: dict[str, Any] = dict(parse_url(self._url))
         made = options.pop("connection_class", Connection)
-        if self._ca_file and urlsplit(self._url).scheme == "rediss":
-            options["ssl_ca_certs"] = self._ca_file
+        if urlsplit(self._url).scheme == "rediss":
+            options |= self._files()
+            if options.get("ssl_cert_reqs") != "none":
+                # Before 6, redis-py takes a certificate of any name.
+                options.setdefault("ssl_check_hostname", True)
         options |= {
             # Every server speaks it, and we take no pushes, which are what the newer one is for.
             "protocol": 2,
@@ -72,6 +79,17 @@ class Line:
         }
         connection: AbstractConnection = made(**options)
         return connection
+
+    def _files(self) -> dict[str, str]:
+        settings = self._settings
+        files: dict[str, str] = {}
+        if settings.broker_ca_file:
+            files["ssl_ca_certs"] = settings.broker_ca_file
+        if settings.broker_cert_file:
+            files["ssl_certfile"] = settings.broker_cert_file
+            files["ssl_keyfile"] = settings.broker_key_file
+            files["ssl_password"] = NO_PASSPHRASE
+        return files
 
     @staticmethod
     async def _exchange(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
@@ -105,7 +123,4 @@ class Line:
         said = in_a_line(error).partition(", with args beginning with")[0]
         if said.startswith(("OOM ", "command not allowed when used memory")):
             return "its memory is full (maxmemory). Give it more, or lower BROKER_BYTES."
-        parts = urlsplit(self._url)
-        for secret in filter(None, (parts.password, parts.username)):
-            said = said.replace(secret, "...")
-        return f"{said}."
+        return f"{without_secrets(said, self._url)}."

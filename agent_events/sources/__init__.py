@@ -16,11 +16,15 @@ class Doorbell(Enum):
     DEAF = "deaf"  # a pooler in transaction mode is in between: it polls
 
 
+BROKER = "broker"
+"""The kind of a source that reads from one."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceState:
     """How a source does, for whoever asks whether this process is well."""
 
-    kind: str = "postgres"  # or "broker"
+    kind: str = "postgres"  # or BROKER
     connected: bool = False
     heard: bool = True  # has it handed anything over lately? (A broker may be well, and silent.)
     doorbell: Doorbell = Doorbell.UNKNOWN

@@ -19,7 +19,7 @@ from agent_events.brokers.parcels import Parcel, shard_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway
 from agent_events.outage import Outage
-from agent_events.sources import SourceState
+from agent_events.sources import BROKER, SourceState
 from agent_events.window import Window
 
 logger = logging.getLogger("agent_events")
@@ -65,7 +65,7 @@ class BrokerSource:
     def state(self) -> SourceState:
         """How it does now."""
         return SourceState(
-            kind="broker",
+            kind=BROKER,
             connected=self._connected,
             heard=time.monotonic() - self._heard_at < self._settings.tick_timeout_s,
             batch=self._batch,

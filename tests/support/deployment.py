@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psycopg
 
 from agent_events.leases import publisher_key
 from project.nats_server import NatsServer
 from project.redis_server import RedisServer
-from tests.support.database import ROOT
-from tests.support.server import end_process
+from tests.support.server import Program
 from tests.support.waiting import wait_until
 from tests.support.watch import HOLDERS, bus_settings, holder
 
@@ -28,56 +24,12 @@ BROKERS = ("nats", "redis")
 Broker = NatsServer | RedisServer
 
 
-class Worker:
-    """`manage.py listen_events`, as a process of its own, from `start` to `stop` or `kill`."""
+class Worker(Program):
+    """`manage.py listen_events`."""
 
-    def __init__(self, dsn: str, log_file: Path, env: dict[str, str], *args: str) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self._env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **env}
-        self._command = [sys.executable, "manage.py", "listen_events", "--quiet", *args]
-        self._log_file = log_file
-        self._output: IO[bytes] | None = None
-
-    def start(self) -> Worker:
-        """Starts it, and waits for nothing."""
-        self._output = self._log_file.open("ab")
-        self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._env, stdout=self._output, stderr=self._output
-        )
-        return self
-
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        assert self.process is not None
-        return self.process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def stop(self) -> int | None:
-        """Ends it by SIGTERM; returns its exit code."""
-        return self._end(signal.SIGTERM)
-
-    def kill(self) -> int | None:
-        """Ends it by SIGKILL."""
-        return self._end(signal.SIGKILL)
-
-    def log(self) -> str:
-        """All that it has printed."""
-        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
-
-    def _end(self, number: signal.Signals) -> int | None:
-        if self.process is None:
-            return None
-        process, self.process = self.process, None
-        try:
-            return end_process(process, number)
-        finally:
-            if self._output is not None:
-                self._output.close()
+    def __init__(self, dsn: str, log_file: Path, env: dict[str, str]) -> None:
+        command = [sys.executable, "manage.py", "listen_events", "--quiet"]
+        super().__init__(dsn, log_file, command, env=env)
 
 
 class Deployment:

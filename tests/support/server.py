@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import httpx
 
@@ -28,13 +28,84 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
-    """`python -m daphne` on a database, from `start()` to `stop()`.
+class Program:
+    """A program on a database, as a process of its own, from `start()` to `stop()` or `kill()`.
 
     Attributes:
         process: the running process, None while stopped.
-        port: stays the same over restarts.
         env: its environment from the next start on.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        log_file: Path,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+    ) -> None:
+        """`env`: environment variables on top of DATABASE_URL and DJANGO_DEBUG=1."""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
+        self._command = list(command)
+        self._log_file = log_file
+        self._cwd = cwd
+        self._output: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> Self:
+        """Start the process, and wait for nothing."""
+        self._output = self._log_file.open("ab")
+        self.process = subprocess.Popen(
+            self._command, cwd=self._cwd, env=self.env, stdout=self._output, stderr=self._output
+        )
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int | None:
+        """End it by SIGTERM (SIGKILL after 10 s); return its exit code, None if none ran."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int | None:
+        """End it by SIGKILL: it can clean up nothing."""
+        return self._end(signal.SIGKILL)
+
+    def log(self) -> str:
+        """All that it has printed, over all of its restarts."""
+        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
+
+    def _end(self, number: signal.Signals) -> int | None:
+        if self.process is None:
+            return None
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a test may have frozen it
+            process.send_signal(number)
+        try:
+            return process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+        finally:
+            if self._output is not None:
+                self._output.close()
+
+
+class Server(Program):
+    """`python -m daphne` on a database.
+
+    Attributes:
+        port: stays the same over restarts.
     """
 
     def __init__(
@@ -55,16 +126,12 @@ class Server:
         cwd: where to run it.
         """
         self.port = port or free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.env = {**os.environ, "DATABASE_URL": dsn, "DJANGO_DEBUG": "1", **(env or {})}
-        self._log_file = log_file
-        self._cwd = cwd
-        self._output: IO[bytes] | None = None
         daphne = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", *args]
-        self._command = [
+        found = [
             part.replace("{port}", str(self.port))
             for part in command or [*daphne, "project.asgi:application"]
         ]
+        super().__init__(dsn, log_file, found, env=env, cwd=cwd)
 
     @property
     def url(self) -> str:
@@ -76,31 +143,16 @@ class Server:
         """`ws://127.0.0.1:PORT`, without a slash at the end."""
         return f"ws://127.0.0.1:{self.port}"
 
-    def start(self) -> Server:
+    def start(self) -> Self:
         """Start the process and wait until it answers."""
-        self._output = self._log_file.open("ab")
-        self.process = subprocess.Popen(
-            self._command, cwd=self._cwd, env=self.env, stdout=self._output, stderr=self._output
-        )
+        super().start()
         wait_until(self._answers, START_TIMEOUT_S, f"{self.url} to answer")
         return self
 
-    def stop(self) -> int | None:
-        """End it by SIGTERM (SIGKILL after 10 s); return its exit code, None if none ran."""
-        return self._end(signal.SIGTERM)
-
-    def kill(self) -> int | None:
-        """End it by SIGKILL: it can clean up nothing."""
-        return self._end(signal.SIGKILL)
-
-    def restart(self) -> Server:
+    def restart(self) -> Self:
         """Stop and start again, on the same port."""
         self.stop()
         return self.start()
-
-    def log(self) -> str:
-        """All that it has printed, over all of its restarts."""
-        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -110,28 +162,6 @@ class Server:
             return httpx.get(f"{self.url}/accounts/login/", timeout=5).status_code < 600
         except httpx.TransportError:
             return False
-
-    def _end(self, number: signal.Signals) -> int | None:
-        if self.process is None:
-            return None
-        process, self.process = self.process, None
-        try:
-            return end_process(process, number)
-        finally:
-            if self._output is not None:
-                self._output.close()
-
-
-def end_process(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
-    """Ends it by this signal, frozen or not, or by SIGKILL after 10 s; its exit code."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(number)
-    try:
-        return process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
 
 
 def login(

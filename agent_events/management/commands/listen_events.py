@@ -71,15 +71,14 @@ class Command(LogCommand):
             everyone = Principal(id="operator", rights=frozenset(), everything=True)
             self.tenants: Tenants = everyone.choose(options["tenant"])
             self.filter = filter_of(options)
-            alone = not layer_is_shared(get_settings().channel_layer)
-            alone = alone and not get_settings().broker_url
+            shared = layer_is_shared(get_settings().channel_layer)
             # A database that is not there is said at once; one that goes away later is waited for.
             connections[get_settings().database].ensure_connection()
             connections[get_settings().database].close()
             if options["serve"]:
                 self._serve(*_host_and_port(options["serve"]))
             else:
-                if alone:
+                if not (shared or get_settings().broker_url):
                     self.stderr.write(
                         "The in-memory channel layer reaches this process only: web processes "
                         "listen to PostgreSQL by themselves. --serve HOST:PORT serves the site "
