@@ -86,7 +86,12 @@ def test_a_filter_that_finds_nothing_for_long_is_looked_further_by_a_click(site:
     site.insert("needle")
     # One look of the server's is some thousand rows, and the page looks a few times by itself.
     insert_many(site, 100_000)
-    wait_until(lambda: len(site.shown()) > 0, LATE_S, "the newest rows")
+    whole = "SELECT total = (SELECT count(*) FROM agent_events) FROM agent_events_head()"
+    wait_until(
+        lambda: site.database.execute(whole).fetchone() == (True,),
+        LATE_S,
+        "all to be in the log",
+    )
     site.page.goto(f"{site.server.url}/?type=needle")
     foot = site.page.locator(FOOT)
     expect(foot).to_contain_text("Nothing found back to", timeout=LATE_MS)

@@ -718,7 +718,8 @@ class AgentEvents extends EventTarget {
     const soon = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#failures) * (0.5 + Math.random() / 2);
     this.#failures += 1;
     const wait = Math.max(soon, retryMs, status === 429 ? LONGEST_RETRY_MS * 0.8 : 0);
-    this.#enter({ name: "reconnecting", retryAt: Date.now() + wait, reason: this.#why(status, reason), status });
+    const now = Date.now();
+    this.#enter({ name: "reconnecting", retryAt: now + wait, reason: this.#why(status, reason), status }, now);
     return wait;
   }
 
@@ -955,14 +956,14 @@ class AgentEvents extends EventTarget {
 
   // -- Whoever listens ------------------------------------------------------------------------------------------------
 
-  /** @param {Omit<State, "since">} state */
-  #enter(state) {
+  /** @param {Omit<State, "since">} state @param {number} now */
+  #enter(state, now = Date.now()) {
     const { since, ...was } = this.#state;
     // (In one order, without what is not there.)
     const { name, retryAt, reason, status, behind } = state;
     const is = JSON.parse(JSON.stringify({ name, retryAt, reason: reason || undefined, status, behind }));
     if (JSON.stringify(was) === JSON.stringify(is)) return;
-    this.#state = Object.freeze({ ...is, since: was.name === name ? since : Date.now() });
+    this.#state = Object.freeze({ ...is, since: was.name === name ? since : now });
     this.#relay({ kind: "state", state: this.#state });
     this.#tell("state", this.#state);
   }
