@@ -70,9 +70,27 @@ LEDGER_SQL = f"""
     SELECT n, total, {MS_SQL.format("closed_at")} FROM agent_event_batches
      WHERE n >= %s ORDER BY n LIMIT %s
 """
-
+FRESH_ROWS = 64
+FRESH_BYTES = 32_768
+"""So many events, of so many bytes in all, come with the news of their batch: less than the
+socket's buffers take, so that a process that stops reading holds nobody up."""
+# The ledger from a batch on. Where it has one more, a small one, its events come along: one round
+# trip, and one statement, less for what is live.
+AHEAD_SQL = f"""
+    WITH ahead AS MATERIALIZED ({LEDGER_SQL.replace("%s", "%(n)s", 1).replace("%s", "%(limit)s")}),
+         fresh AS MATERIALIZED (
+             SELECT max(n) AS n FROM ahead
+             HAVING count(*) = 2 AND max(total) - min(total) <= {FRESH_ROWS}
+                    AND cardinality(%(tenants)s::uuid[]) IS DISTINCT FROM 0)
+    SELECT a.*, e.* FROM ahead AS a LEFT JOIN (
+           SELECT f.n AS fresh, l.* FROM fresh AS f
+             LEFT JOIN LATERAL agent_events_live(%(tenants)s::uuid[], f.n, {FRESH_BYTES}) AS l
+                    ON true) AS e ON e.fresh = a.n
+     ORDER BY a.n, e.id
+"""
 
 MOST_APPENDS = 20
+"""Batches that a process closes at a time where nobody else does."""
 
 
 class LedgerRow(NamedTuple):
@@ -307,6 +325,16 @@ def live_of(rows: Sequence[Sequence[Any]]) -> tuple[Event, ...] | None:
     if rows and rows[0][0] == -1:
         return None
     return tuple([Event._make(row[:EVENT_COLUMNS]) for row in rows])
+
+
+def ahead_of(rows: Sequence[Sequence[Any]]) -> tuple[list[LedgerRow], tuple[Event, ...] | None]:
+    """What AHEAD_SQL returned: the ledger's rows, and the events that came along, if they did."""
+    width = len(LedgerRow._fields)
+    ledger = list(dict.fromkeys([LedgerRow(*row[:width]) for row in rows]))
+    if not rows or rows[-1][width] is None:
+        return ledger, None
+    found = [row[width + 1 :] for row in rows if row[width + 1] is not None]
+    return ledger, live_of(found)
 
 
 def page_args(

@@ -21,7 +21,7 @@ from agent_events.database import (
     SEQUENCER_KEY,
     WRITE_SETTINGS_SQL,
 )
-from agent_events.log import EVENT_COLUMNS, MS_SQL, live_of
+from agent_events.log import EVENT_COLUMNS, FRESH_BYTES, FRESH_ROWS, MS_SQL, live_of
 from agent_events.tasks import end
 from agent_events.wire import Event
 
@@ -29,10 +29,6 @@ logger = logging.getLogger("agent_events")
 
 TOLD_ROWS = 20_000
 """A larger batch is one huge transaction: it is told of after its append, not within."""
-FRESH_ROWS = 64
-FRESH_BYTES = 32_768
-"""So many events, of so many bytes in all, come with their append: less than the socket's buffers
-take, so that a process that stops reading holds nobody up."""
 HELD_IDLE_MS = 1_500
 """The server ends a session that holds K and says nothing for so long: producers ring again."""
 

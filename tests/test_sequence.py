@@ -13,6 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from agent_events.log import AHEAD_SQL, FRESH_BYTES, FRESH_ROWS, ahead_of
+from agent_events.wire import Event
+
 TENANTS = [str(uuid.UUID(int=n)) for n in (1, 2, 3)]
 WRITERS = 24  # more than the ranges between running transactions that an append looks at one by one
 INSERT = """
@@ -132,3 +135,47 @@ def test_what_is_too_many_bytes_is_said_and_not_brought(connect: Callable[..., C
             "SELECT rows, batch, id, event FROM agent_events_sequence(100, 0, NULL, 64, 2000)"
         ).fetchall()
         assert rows == [(1, -1, None, None)]
+
+
+def test_the_news_of_one_small_batch_comes_with_its_events_and_no_other(
+    connect: Callable[..., Connection],
+) -> None:
+    connection = connect()
+
+    def close(*tenants: str, payload: str = "1") -> int:
+        for tenant in tenants:
+            connection.execute(
+                "INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)"
+                " VALUES (%s, gen_random_uuid(), 'x', to_jsonb(%s::text))",
+                [tenant, payload],
+            )
+        row = connection.execute("SELECT n FROM agent_events_append()").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def ahead(n: int, tenants: list[str] | None) -> tuple[list[int], tuple[Event, ...] | None]:
+        args = {"n": n, "limit": 1_000, "tenants": tenants}
+        rows, events = ahead_of(connection.execute(AHEAD_SQL, args).fetchall())
+        return [row.n for row in rows], events
+
+    def read(n: int, tenants: list[str] | None) -> list[tuple[int, str]]:
+        live = connection.execute(LIVE, [tenants, n, 1_000_000]).fetchall()
+        return [(id, text) for _, id, text in live]
+
+    first = close(TENANTS[0])
+    assert ahead(first, None) == ([first], None)
+    small = close(TENANTS[1], TENANTS[0], TENANTS[1])
+    for tenants, count in ((None, 3), ([TENANTS[1]], 2), ([TENANTS[2]], 0)):
+        ledger, events = ahead(first, tenants)
+        assert (ledger, events is not None) == ([first, small], True)
+        assert [(event.id, event.json) for event in events or ()] == read(small, tenants)
+        assert len(events or ()) == count
+    assert ahead(first, []) == ([first, small], None)
+    last = close(*TENANTS[:1] * FRESH_ROWS)
+    assert ahead(first, None) == ([first, small, last], None)
+    assert len(ahead(small, None)[1] or ()) == FRESH_ROWS
+    many = close(*TENANTS[:1] * (FRESH_ROWS + 1))
+    assert ahead(last, None) == ([last, many], None)
+    large = close(TENANTS[0], payload="x" * FRESH_BYTES)
+    assert ahead(many, None) == ([many, large], None)
+    assert ahead(many, [TENANTS[1]]) == ([many, large], ())

@@ -8,6 +8,7 @@ it hears nothing; then it polls, and leaves no trace in sessions that are others
 
 import asyncio
 import time
+from contextlib import suppress
 from math import inf
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from agent_events import metrics
 from agent_events.conf import Settings
 from agent_events.database import DOORBELL_CHANNEL, NOTIFY_SQL, severed_after
 from agent_events.deliveries import ANSWER_CHANNEL, ASK_CHANNEL
-from agent_events.log import LEDGER_SQL, LedgerRow, Log
+from agent_events.log import AHEAD_SQL, LEDGER_SQL, LedgerRow, Log, ahead_of
 from agent_events.mode import Mode, Pace
 from agent_events.sequencer import Appended, Look, Sequencer
 from agent_events.sources import Doorbell
@@ -159,7 +160,7 @@ class ListeningConnection:
             changed = look is not None and (look.head, look.at_ms) != (at.n, at.closed_at_ms)
             if not more and not changed:
                 return Closed([])
-            rows = await self._ledger_from(at.n)
+            rows, events = await self._ledger_from(at.n, watched)
         if not rows or rows[0] != at:
             return None
         if len(rows) > 1:
@@ -169,7 +170,7 @@ class ListeningConnection:
                 # By somebody else, who may have looked before what rang us was committed.
                 self._append_at = self._batch_at
         self._more = len(rows) == LEDGER_ROWS
-        return Closed(rows[1:])
+        return Closed(rows[1:], events)
 
     async def _poll(self, at: LedgerRow) -> Look:
         look = await self._sequencer.poll(at.n)
@@ -282,9 +283,16 @@ class ListeningConnection:
         if not look.listening:
             raise psycopg.OperationalError("it listens no more")
 
-    async def _ledger_from(self, n: int) -> list[LedgerRow]:
+    async def _ledger_from(
+        self, n: int, watched: frozenset[str] | None
+    ) -> tuple[list[LedgerRow], tuple[Event, ...] | None]:
+        """The ledger from `n` on, and the events of one small batch that is all there is more."""
+        wanted = None if watched is None else list(watched)
+        args = {"n": n, "limit": LEDGER_ROWS, "tenants": wanted}
+        with suppress(psycopg.errors.NoDataFound):  # that batch was pruned already
+            return ahead_of(await (await self._bus.execute(AHEAD_SQL, args)).fetchall())
         cursor = await self._bus.execute(LEDGER_SQL, (n, LEDGER_ROWS))
-        return [LedgerRow(*row) for row in await cursor.fetchall()]
+        return [LedgerRow(*row) for row in await cursor.fetchall()], None
 
     async def wait(self) -> Wake:
         """Waits until rung, told of a batch, or it is time to look. Raises psycopg.Error."""
