@@ -6,9 +6,9 @@ listens and reads for itself. Beside it: one `manage.py listen_events` that publ
 JetStream, or to Redis Streams, from which the web processes read. One of the three runs at a time,
 on one database; the number of its processes grows in between.
 
-Statements are those that PostgreSQL counts as commits (`pg_stat_database`; every statement of the
-product is a transaction of its own) less the producer's. CPU is that of all of PostgreSQL's
-processes, the producer's commits included. Delays are from just before the INSERT is sent to when
+Statements are those of the product's sessions, as PostgreSQL logs them, in a while of its own
+before the rest is measured. CPU is that of all of PostgreSQL's processes, the producer's commits
+included. Delays are from just before the INSERT is sent to when
 a client has read the frame; a client of each web process notes them. All that was committed must
 come to every subscriber, once.
 """
@@ -22,14 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-import psycopg
-
 from benchmarks.broker_load import ALONE, KINDS, Between, between, cpu_s, listening
 from benchmarks.clients import Audience, Target
 from benchmarks.cluster import TENANT, Cluster, cluster
 from benchmarks.frame import Chart, Part, Row, alone, at_most, number
 from benchmarks.producers import Order, Producer
 from benchmarks.servers import Site, make_user, serving
+from benchmarks.statements import RELOAD_S, statements_per_s
 
 PROCESSES = (1, 4, 16)
 SUBSCRIBERS = 3
@@ -37,6 +36,7 @@ SUBSCRIBERS = 3
 RATE = 50
 """Commits a second: two cores carry that for sixteen processes, in each of the three ways."""
 SECONDS, SETTLE_S, REPEATS = 8.0, 1.5, 3
+COUNT_S = 2.0
 CONNECTIONS = 4
 DRAIN_TIMEOUT_S = 60.0
 
@@ -62,7 +62,6 @@ class Counters:
     """What has been counted by now: CPU in s, the rest in numbers."""
 
     at: float
-    commits: int
     delivered: int
     spent: Figures
 
@@ -78,9 +77,6 @@ class Deployment:
         self._stack = stack
         self._sites: list[Site] = []
         self._audiences: list[Audience] = []
-        # In another database: looking is not to be counted.
-        dsn_of_looks = server.server.dsn("postgres")
-        self._looks = stack.enter_context(psycopg.connect(dsn_of_looks, autocommit=True))
 
     def grow(self, processes: int) -> None:
         """Starts more web processes, until there are so many, each with its subscribers."""
@@ -96,7 +92,7 @@ class Deployment:
         audience = Audience(more, SUBSCRIBERS * len(more), measuring=len(more))
         self._audiences.append(self._stack.enter_context(audience))
 
-    def run(self, seconds: float, settle_s: float) -> tuple[Figures, str]:
+    def run(self, seconds: float, settle_s: float, count_s: float) -> tuple[Figures, str]:
         """Inserts at the rate; what was measured in the midst of it, and what went wrong.
 
         Raises RuntimeError, TimeoutError where not everything came to everyone, once.
@@ -104,8 +100,10 @@ class Deployment:
         expected = [max(one.counts) for one in self._audiences]
         for audience in self._audiences:
             audience.delays()  # forget what came before
-        order = Order(RATE, seconds + 2 * settle_s, connections=CONNECTIONS)
+        order = Order(RATE, seconds + count_s + 3 * settle_s + RELOAD_S, connections=CONNECTIONS)
         producer = Producer(self._dsn, order).start()
+        time.sleep(settle_s)
+        statements = statements_per_s(self._server, count_s)
         time.sleep(settle_s)
         before = self._counters()
         time.sleep(seconds)
@@ -115,7 +113,7 @@ class Deployment:
             audience.caught_up(had + made.stored, DRAIN_TIMEOUT_S)
             if max(audience.counts) > had + made.stored:
                 raise RuntimeError("a subscriber had events twice")
-        figures = _between(before, after, made.rate)
+        figures = {STATEMENTS: statements, **_between(before, after)}
         delays = self._delays_ms(before.at, after.at)
         figures[P50] = delays[len(delays) // 2]
         figures[P99] = delays[int(len(delays) * 0.99)]
@@ -124,11 +122,6 @@ class Deployment:
         return figures, "" if made.kept(RATE) else behind
 
     def _counters(self) -> Counters:
-        name = psycopg.conninfo.conninfo_to_dict(self._dsn)["dbname"]
-        row = self._looks.execute(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = %s", [name]
-        ).fetchone()
-        assert row is not None
         spent = {
             CPU: self._server.cpu_s(),
             WEB: cpu_s(site.pid for site in self._sites),
@@ -136,7 +129,7 @@ class Deployment:
             BROKER: cpu_s(self._way.broker),
         }
         delivered = sum(sum(one.counts) for one in self._audiences)
-        return Counters(time.monotonic(), row[0], delivered, spent)
+        return Counters(time.monotonic(), delivered, spent)
 
     def _delays_ms(self, since: float, until: float) -> list[float]:
         """What was sent in between took so long, ranked."""
@@ -159,7 +152,8 @@ def deployed(server: Cluster, dsn: str, kind: str) -> Iterator[Deployment]:
 def measure(quick: bool) -> Part:
     """A row for each number of processes and each figure."""
     processes, kinds = (PROCESSES[:1], KINDS[:2]) if quick else (PROCESSES, KINDS)
-    seconds, settle_s, repeats = (1.0, 0.1, 1) if quick else (SECONDS, SETTLE_S, REPEATS)
+    seconds, count_s, settle_s = (1.0, 0.5, 0.1) if quick else (SECONDS, COUNT_S, SETTLE_S)
+    repeats = 1 if quick else REPEATS
     taken: dict[tuple[str, int], list[Figures]] = {}
     notes = []
     with cluster() as server, server.database(migrate=True) as dsn:
@@ -169,7 +163,7 @@ def measure(quick: bool) -> Part:
                 with deployed(server, dsn, kind) as deployment:
                     for count in processes:
                         deployment.grow(count)
-                        figures, wrong = deployment.run(seconds, settle_s)
+                        figures, wrong = deployment.run(seconds, settle_s, count_s)
                         taken.setdefault((kind, count), []).append(figures)
                         if wrong:
                             notes.append(f"{kind}, {_processes(count)}, turn {turn + 1}: {wrong}.")
@@ -178,7 +172,7 @@ def measure(quick: bool) -> Part:
     return _part(taken, processes, notes, repeats, seconds)
 
 
-def _between(before: Counters, after: Counters, rate: float) -> Figures:
+def _between(before: Counters, after: Counters) -> Figures:
     """What happened in each second between the two."""
     seconds = after.at - before.at
     spent = {
@@ -186,7 +180,6 @@ def _between(before: Counters, after: Counters, rate: float) -> Figures:
     }
     return {
         **spent,
-        STATEMENTS: (after.commits - before.commits) / seconds - rate,
         DELIVERIES: (after.delivered - before.delivered) / seconds,
     }
 

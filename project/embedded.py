@@ -180,7 +180,7 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
                     f"PostgreSQL (process {pid}) runs on {self.pgdata} but answers nobody: "
-                    f"see {self._log_file}, end it with 'kill -QUIT {pid}' and try again."
+                    f"see {self.log_file}, end it with 'kill -QUIT {pid}' and try again."
                 )
             time.sleep(POLL_S)
         return False
@@ -211,9 +211,9 @@ class EmbeddedPostgres:
             command = [str(programs / "postgres"), "-D", str(pgdata), "-p", str(port)]
             for name, value in self.settings.items():
                 command += ["-c", f"{name}={value}"]
-            if self._log_file.exists():
-                self._log_file.replace(self._log_file.with_suffix(".log.1"))
-            with self._log_file.open("wb") as log:
+            if self.log_file.exists():
+                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+            with self.log_file.open("wb") as log:
                 if self._process is not None:
                     self._process.wait(STOP_TIMEOUT_S)  # reaps one that was killed
                 # A session of its own: Ctrl-C in the terminal is for the program that owns us,
@@ -230,9 +230,9 @@ class EmbeddedPostgres:
                 )
             if self._answers():
                 return
-            if "could not bind" not in self._log_file.read_text(errors="replace"):
+            if "could not bind" not in self.log_file.read_text(errors="replace"):
                 break
-        tail = "\n".join(self._log_file.read_text(errors="replace").splitlines()[-8:])
+        tail = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-8:])
         raise EmbeddedPostgresError(f"PostgreSQL does not start in {self.data_dir}:\n{tail}")
 
     def _answers(self) -> bool:
@@ -254,7 +254,8 @@ class EmbeddedPostgres:
     # Small parts
 
     @property
-    def _log_file(self) -> Path:
+    def log_file(self) -> Path:
+        """What the server says."""
         return self.data_dir / "postgres.log"
 
     @property
