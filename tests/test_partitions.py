@@ -246,6 +246,57 @@ def test_a_look_goes_into_each_partition_by_index(dsn: str, log: Connection) -> 
     assert asyncio.run(gather(dsn)).log_bytes > 1_000_000  # all partitions together
 
 
+def looks(connection: Connection, call: str) -> dict[str, int]:
+    """How often a call looks into each partition's primary key."""
+    scans = """
+        SELECT i.relname, i.idx_scan FROM pg_stat_user_indexes AS i
+          JOIN pg_partition_tree('agent_events') AS t ON t.relid = i.relid
+          JOIN pg_index AS x ON x.indexrelid = i.indexrelid AND x.indisprimary
+    """
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    before = dict(connection.execute(scans).fetchall())
+    connection.execute(f"SELECT * FROM {call}".encode())
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    return {name: n - before[name] for name, n in connection.execute(scans).fetchall()}
+
+
+def test_a_step_of_pruning_looks_for_ids_in_the_partitions_that_have_them_alone(
+    log: Connection,
+) -> None:
+    go_on_at(log, 2 * SIZE + 1)
+    for n in range(3, 8):  # batches 2 to 6: of 3,000 events each, in a partition each
+        run(log, "next")
+        log.execute(MANY, [MEADOW, HARBOUR, 3000])
+        drain(log)
+        go_on_at(log, n * SIZE - 2 if n == 7 else n * SIZE + 1)
+    run(log, "next")
+    log.execute(MANY, [MEADOW, HARBOUR, 4])  # batch 7 is half in one partition, half in the next
+    drain(log)
+    insert(log, HARBOUR)
+    drain(log)
+    age(log, 7)
+    assert len(partitions(log)) == 8
+
+    def pruned(rows: int) -> tuple[set[str], set[str]]:
+        """By one step: which partitions it deleted from, and in which it looked for ids."""
+        always = looks(log, "agent_events_fault(100)")  # it looks at the newest events first
+        counts = "SELECT tableoid::regclass::text, count(*) FROM agent_events GROUP BY 1"
+        before = dict(log.execute(counts).fetchall())
+        found = looks(log, f"agent_events_prune(clock_timestamp() - interval '1 day', {rows})")
+        left = dict(log.execute(counts).fetchall())
+        return (
+            {name for name, count in before.items() if left.get(name) != count},
+            {name for name, count in found.items() if count > always[name]},
+        )
+
+    # The first batch; the next in two steps; then two, one, and the one in two partitions.
+    steps = ((2000, {2}), (2000, {3}), (2000, {3}), (6000, {4, 5}), (3000, {6}), (9000, {7, 8}))
+    for rows, numbers in steps:
+        names = {f"agent_events_to_{n * SIZE}" for n in numbers}
+        assert pruned(rows) == (names, names)
+    assert log.execute("SELECT count(*) FROM agent_events").fetchone() == (1,)
+
+
 async def test_an_old_partition_is_dropped_whole_and_whoever_wanted_it_is_told(
     dsn: str, log: Connection
 ) -> None:

@@ -111,6 +111,7 @@ DECLARE
     los      xid8[];
     his      xid8[];
     ids      bigint[];
+    part     bigint[];
     gone     bigint;
 BEGIN
     IF before IS NULL OR max_rows IS NULL OR max_rows < 1 THEN
@@ -151,15 +152,25 @@ BEGIN
          CROSS JOIN LATERAL @schema@.agent_events_spans(gone_from.seen, gone_to.seen) AS r
          WHERE gone_to.n = bus.oldest - 1;
         ids := ARRAY(
-            SELECT e.id FROM unnest(los, his) AS r(lo, hi) CROSS JOIN LATERAL (
-                SELECT i.id FROM @schema@.agent_events AS i
-                 WHERE i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
-             LIMIT max_rows::bigint + 1);
+            SELECT f.id FROM (
+                SELECT e.id FROM unnest(los, his) AS r(lo, hi) CROSS JOIN LATERAL (
+                    SELECT i.id FROM @schema@.agent_events AS i
+                     WHERE i.tx >= r.lo AND i.tx < r.hi OFFSET 0) AS e
+                 LIMIT max_rows::bigint + 1) AS f
+             ORDER BY f.id);
         IF cardinality(ids) <= max_rows THEN
             bus.swept := bus.oldest;
         END IF;
-        DELETE FROM @schema@.agent_events AS e WHERE e.id = ANY (ids[1:max_rows]);
-        GET DIAGNOSTICS events = ROW_COUNT;
+        -- An array alone says nothing of partitions: before PostgreSQL 17 each of them would be
+        -- looked into for each id. A range does; and in parts, lest a late transaction's id, far from
+        -- the others, should stretch it for all.
+        FOR place IN 1 .. least(cardinality(ids), max_rows) BY 1000 LOOP
+            part := ids[place:least(place + 999, max_rows)];
+            DELETE FROM @schema@.agent_events AS e
+             WHERE e.id = ANY (part) AND e.id >= part[1] AND e.id <= part[cardinality(part)];
+            GET DIAGNOSTICS gone = ROW_COUNT;
+            events := events + gone;
+        END LOOP;
     END IF;
 
     -- The ledger's own rows; a step's worth of them too.
