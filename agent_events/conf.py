@@ -46,6 +46,10 @@ class Settings:
     broker_ca_file: str = ""
     """The path of the certificates that the broker's is checked against, for `tls://` and
     `rediss://`. Empty: those of the system."""
+    broker_cert_file: str = ""
+    """The path of our own certificate, for a broker that asks for one. Empty: none."""
+    broker_key_file: str = ""
+    """The path of its key, without a passphrase; may be the same file."""
     broker_timeout_s: float = 2.0
     """A broker that has not answered for so long is away."""
 
@@ -146,7 +150,13 @@ class Settings:
 
 
 MODES = ("auto", "ring", "coalesce")
-MAY_BE_EMPTY = ("broker_url", "broker_credentials", "broker_ca_file")
+MAY_BE_EMPTY = (
+    "broker_url",
+    "broker_credentials",
+    "broker_ca_file",
+    "broker_cert_file",
+    "broker_key_file",
+)
 """Texts of which an empty one means: none."""
 MAY_BE_ZERO = ("append_interval_s", "follow_patience_s")
 """All other numbers must be more than that."""

@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
+from agent_events.brokers import certificates
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway, in_a_line
 
@@ -211,8 +212,12 @@ def _options(settings: Settings) -> dict[str, Any]:
         "name": "agent_events",
         **who,
     }
-    if settings.broker_ca_file or _wants_tls(settings):
+    if why := certificates.fault_of(settings):
+        raise ValueError(why)
+    if settings.broker_ca_file or settings.broker_cert_file or _wants_tls(settings):
         made["tls"] = ssl.create_default_context(cafile=settings.broker_ca_file or None)
+        if settings.broker_cert_file:
+            certificates.own(settings, made["tls"])
     if settings.broker_credentials:
         made["user_credentials"] = _credentials(settings)
     return made

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from django.core.checks import CheckMessage, Error, Warning
 
 from agent_events.brokers import extra_of
+from agent_events.brokers.certificates import fault_of
 from agent_events.bus import layer_is_shared
 from agent_events.checks.configuration import valid_settings
 from agent_events.conf import Settings
@@ -51,19 +52,32 @@ def address(**kwargs: Any) -> Iterator[CheckMessage]:
 
 
 def files(**kwargs: Any) -> Iterator[CheckMessage]:
-    """E015: a file that the settings name cannot be read."""
+    """E015: a file that the settings name cannot be read. E016: no certificate and its key."""
     conf = _conf()
     if conf is None:
         return
-    named = {"BROKER_CREDENTIALS": conf.broker_credentials, "BROKER_CA_FILE": conf.broker_ca_file}
-    for key, path in named.items():
-        if path and (why := _unreadable(path)):
-            yield Error(
-                f'AGENT_EVENTS["{key}"] is "{path}", which cannot be read: {why}.',
-                hint="The path of a file that this process's user may read; an absolute one, since "
-                "processes start in different folders.",
-                id="agent_events.E015",
-            )
+    named = {
+        "BROKER_CREDENTIALS": conf.broker_credentials,
+        "BROKER_CA_FILE": conf.broker_ca_file,
+        "BROKER_CERT_FILE": conf.broker_cert_file,
+        "BROKER_KEY_FILE": conf.broker_key_file,
+    }
+    unread = {key: why for key, path in named.items() if path and (why := _unreadable(path))}
+    for key, why in unread.items():
+        yield Error(
+            f'AGENT_EVENTS["{key}"] is "{named[key]}", which cannot be read: {why}.',
+            hint="The path of a file that this process's user may read; an absolute one, since "
+            "processes start in different folders.",
+            id="agent_events.E015",
+        )
+    if not unread.keys() & {"BROKER_CERT_FILE", "BROKER_KEY_FILE"} and (why := fault_of(conf)):
+        yield Error(
+            f"{why}.",
+            hint="Both, for a broker that asks for a certificate, or neither. One file may hold "
+            "the two: name it twice. A key with a passphrase: write one without "
+            "(openssl pkey -in key.pem -out plain.pem), readable by this process's user alone.",
+            id="agent_events.E016",
+        )
 
 
 def unused(**kwargs: Any) -> Iterator[CheckMessage]:
@@ -85,13 +99,17 @@ def unused(**kwargs: Any) -> Iterator[CheckMessage]:
                     "knows itself where its copies are.",
                     id="agent_events.W015",
                 )
-    if conf.broker_ca_file and not any(one.scheme in WITH_TLS for one in addresses):
-        yield Warning(
-            'AGENT_EVENTS["BROKER_CA_FILE"] says whom to trust, and BROKER_URL names a connection '
-            "without TLS.",
-            hint="tls:// (NATS) or rediss:// (Redis) in BROKER_URL, or leave BROKER_CA_FILE out.",
-            id="agent_events.W015",
-        )
+    if not any(one.scheme in WITH_TLS for one in addresses):
+        for key, given, does in (
+            ("BROKER_CA_FILE", conf.broker_ca_file, "says whom to trust"),
+            ("BROKER_CERT_FILE", conf.broker_cert_file, "says who we are"),
+        ):
+            if given:
+                yield Warning(
+                    f'AGENT_EVENTS["{key}"] {does}, and BROKER_URL names a connection without TLS.',
+                    hint=f"tls:// (NATS) or rediss:// (Redis) in BROKER_URL, or leave {key} out.",
+                    id="agent_events.W015",
+                )
     try:
         shared = layer_is_shared(conf.channel_layer)
     except Exception:  # E005 says so
