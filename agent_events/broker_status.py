@@ -16,18 +16,20 @@ from agent_events.bus import layer_is_shared
 from agent_events.conf import Settings
 from agent_events.errors import in_a_line
 from agent_events.facts import Broker, Shard
+from agent_events.leases import publisher_keys
 
 CLOSE_S = 0.5
 """So long more may closing the connection take, after a look that took too long."""
 
 
-def shards_published(settings: Settings) -> int:
-    """In how many shards workers publish; 0 where each process listens to PostgreSQL by itself."""
+def leases_wanted(settings: Settings) -> tuple[str, ...]:
+    """The `publisher_keys` that workers hold; none where each process listens by itself."""
     if settings.broker_url:
-        return settings.broker_shards
+        return publisher_keys(settings)
     with suppress(ImproperlyConfigured, InvalidChannelLayerError, ImportError):
-        return int(layer_is_shared(settings.channel_layer))
-    return 0
+        if layer_is_shared(settings.channel_layer):
+            return publisher_keys(settings)
+    return ()
 
 
 async def look(

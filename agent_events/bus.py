@@ -91,6 +91,8 @@ class Bus:
             if self._worker or broker or not shared:
                 self._source = self._made_source(settings)
             await self.log.open()
+            # Nothing is live before the first word, but where this process listens by itself.
+            self.feed.interrupted = not isinstance(self._source, PostgresSource)
             if self._source is not None and (self._worker or shared):
                 self._feed_directly(self._source)
             else:

@@ -160,6 +160,8 @@ MAY_BE_EMPTY = (
 """Texts of which an empty one means: none."""
 MAY_BE_ZERO = ("append_interval_s", "follow_patience_s")
 """All other numbers must be more than that."""
+AT_MOST = {"broker_shards": 64}
+"""Each shard is a lock that a worker holds, and a mark for each window."""
 SECRET = ("LISTENER_DSN", "METRICS_TOKEN", "BROKER_URL")
 """No message repeats their values: a connection string holds a password."""
 
@@ -210,6 +212,8 @@ def _expected_instead_of(value: object, field: "Field[Any]") -> str:
     if field.type is str:
         return "" if isinstance(value, str) and value else "a name"
     least = "0 or more" if field.name in MAY_BE_ZERO else "more than 0"
+    most = AT_MOST.get(field.name, math.inf)
+    least += f", {most} at most" if field.name in AT_MOST else ""
     expected = f"{'a whole number' if field.type is int else 'a number'}, {least}"
     if field.type is bool:
         return "" if isinstance(value, bool) else "True or False"
@@ -217,7 +221,8 @@ def _expected_instead_of(value: object, field: "Field[Any]") -> str:
         return expected
     if isinstance(value, float) and field.type is int:
         return expected
-    return "" if value > 0 or (value == 0 and field.name in MAY_BE_ZERO) else expected
+    enough = value > 0 or (value == 0 and field.name in MAY_BE_ZERO)
+    return "" if enough and value <= most else expected
 
 
 def _are_origins(value: object) -> bool:

@@ -14,7 +14,7 @@ from agent_events import metrics
 from agent_events.conf import Settings
 from agent_events.filters import Filter
 from agent_events.log import Log, Page, Resolved, pool_size
-from agent_events.position import Cursor, Verdict, judge
+from agent_events.position import Cursor, Position, Verdict, judge
 from agent_events.stretch import Stretch
 from agent_events.subscriber import Slice, Subscriber
 from agent_events.tasks import end
@@ -31,7 +31,7 @@ class Topic:
         self.tenants = tenants
         self.subscribers: dict[Subscriber, None] = {}  # a set, in the order in which they came
         self.head: Cursor | None = None  # None: no unbroken chain of windows
-        self._since = 0  # the batch after the last slice handed out
+        self._since = Cursor(Position(1), 0)  # the end of the last slice handed out
         self._end = end
 
     def leave(self, subscriber: Subscriber) -> None:
@@ -70,7 +70,7 @@ class Topic:
             events = [event for event in events if event.batch >= fresh_from]
         if events:
             self._hand_on(events, window.end)
-            self._since = window.end.position.batch
+            self._since = window.end
 
     def _hand_on(self, events: Sequence[Event], end: Cursor) -> None:
         """Once for each filter: thousands of subscribers share a few."""
@@ -89,13 +89,13 @@ class Topic:
                         if filter.names(*name) and filter.content(event)
                     ]
                 stretch = Stretch(wanted, str(end)) if wanted else None
-                slices[filter] = Slice(self._since, end.position.last_batch, end, stretch)
+                slices[filter] = Slice(self._since, end, stretch)
             subscriber.offer(slices[filter])
 
     def _begin(self, window: Window) -> None:
         """A chain begins behind this window; everything up to its end is read from the log."""
         self.head = window.end
-        self._since = self.head.position.batch
+        self._since = self.head
         self.interrupt()
 
     def interrupt(self) -> None:

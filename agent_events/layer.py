@@ -55,61 +55,60 @@ class LayerReceiver:
         self._layer: Any = get_channel_layer(settings.channel_layer)
         self._take = take
         self._interrupt = interrupt
-        self._joined_at = 0.0
+        self._channel = ""
+        self._joined_at = 0.0  # not joined
         self._outage = Outage(
             "The channel layer failed (%s); trying until it is back. Meanwhile events are read "
             "from the log.",
             "The channel layer is back after %.1f s.",
         )
 
-    async def join(self) -> str:
-        """Joins the group with a channel of its own; returns the channel's name."""
-        channel: str = await self._layer.new_channel()
-        await self._stay(channel)
-        return channel
+    async def join(self) -> None:
+        """Joins the group, with a channel of its own: the same one again after a failure.
 
-    async def run(self, channel: str = "") -> None:
-        """Receives until cancelled, on this channel or on one of its own."""
+        (The layer keeps for a day, in this process, what a channel of before is sent.)
+        """
+        async with asyncio.timeout(self._settings.tick_timeout_s):
+            self._channel = self._channel or await self._layer.new_channel()
+            await self._layer.group_add(GROUP, self._channel)
+        self._joined_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Receives until cancelled."""
         backoff = Backoff(most_s=self._settings.tick_timeout_s)
         while True:
             try:
-                async with asyncio.timeout(self._settings.tick_timeout_s):
-                    channel = channel or await self.join()
-                await self._receive(channel, backoff)
+                if not self._joined_at:
+                    await self.join()
+                await self._receive(backoff)
             except Exception as error:  # each layer has errors of its own
+                self._joined_at = 0.0
                 self._outage.failed(error)
                 await self._interrupt()
                 await asyncio.sleep(backoff.next_s())
-                channel = ""
 
-    async def _receive(self, channel: str, backoff: Backoff) -> None:
+    async def _receive(self, backoff: Backoff) -> None:
         receiving: asyncio.Task[Any] | None = None
         try:
             while True:
-                receiving = receiving or asyncio.create_task(self._layer.receive(channel))
+                receiving = receiving or asyncio.create_task(self._layer.receive(self._channel))
                 # Not cancelled where it takes longer: a layer may take its time for that, too.
                 done, _ = await asyncio.wait({receiving}, timeout=self._settings.tick_timeout_s)
                 if not done:
                     await self._interrupt()
                     # A receiver that stalled past the layer's `expiry` is thrown out of its groups.
-                    await self._stay(channel)
+                    await self.join()
                     continue
                 message, receiving = receiving.result(), None
                 backoff.reset()
                 self._outage.over()
                 self._take_from(message)
                 if time.monotonic() - self._joined_at > REJOIN_S:
-                    await self._stay(channel)
+                    await self.join()
         finally:
             if receiving is not None:
                 receiving.cancel()
                 receiving.add_done_callback(_forget)
-
-    async def _stay(self, channel: str) -> None:
-        """Sees to it that the channel is in the group."""
-        async with asyncio.timeout(self._settings.tick_timeout_s):
-            await self._layer.group_add(GROUP, channel)
-        self._joined_at = time.monotonic()
 
     def _take_from(self, message: Any) -> None:
         try:

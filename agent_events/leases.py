@@ -6,7 +6,7 @@ moment does no harm: what is published twice is dropped by its readers (the one 
 """
 
 import asyncio
-import logging
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -14,10 +14,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from agent_events.backoff import Backoff
+from agent_events.brokers import SCHEMES
 from agent_events.conf import Settings
 from agent_events.database import CONNECT, HELD_SQL, severed_after
-
-logger = logging.getLogger("agent_events")
+from agent_events.outage import Outage
 
 PUBLISHER_APPLICATION = "agent_events publisher"
 """The name of these connections in pg_stat_activity."""
@@ -30,31 +30,46 @@ _SESSION = f"""
     SELECT set_config('idle_session_timeout', '{IDLE_MS}ms', false),
            set_config('tcp_user_timeout', '{IDLE_MS}ms', false)
 """
+LONG_S = 3.0
+"""A connection for leases that has failed for so long, where all else is well, is spoken of."""
 
 
-def publisher_key(shard: int, shards: int) -> str:
-    """SQL: the advisory lock of whoever publishes this shard; of this database and this table."""
-    return _key(f"agent_events publisher {int(shard)}/{int(shards)}")
+def publisher_keys(settings: Settings) -> tuple[str, ...]:
+    """SQL: the advisory lock of whoever publishes a shard, for each; of this database and table."""
+    shards = settings.broker_shards if settings.broker_url else 1
+    return tuple(_key(settings, f"publisher {shard}/{shards}") for shard in range(shards))
 
 
-def _key(name: str) -> str:
+def _key(settings: Settings, what: str) -> str:
+    # While workers move to a broker of another kind or name, those of the old one keep nobody from
+    # the new one. (Not by its address: each machine may know it by another.)
+    where = f"layer {settings.channel_layer}"
+    if settings.broker_url:
+        kind = SCHEMES.get(settings.broker_url.partition(":")[0], "")
+        where = f"{kind} {settings.broker_name}"
+    name = f"agent_events {what} {where}".replace("'", "''")
     return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"
 
 
 class Leases:
     """The shards that this process publishes."""
 
-    def __init__(self, dsn: str, settings: Settings, shards: int, able: Callable[[], bool]) -> None:
+    def __init__(self, dsn: str, settings: Settings, able: Callable[[], bool]) -> None:
         """`able`: can this process publish now? Where not, it leaves the leases to others."""
         self._dsn = dsn
         self._settings = settings
-        self._shards = shards
+        self._keys = publisher_keys(settings)
         # Those who can publish now hold this lock, shared; so whoever cannot keeps nobody from it.
-        self._workers_key = _key(f"agent_events publishers/{shards}")
+        self._workers_key = _key(settings, f"publishers of {len(self._keys)}")
         self._able = able
         self._changed = asyncio.Event()
         self.held: frozenset[int] = frozenset()
         self._counted = False  # among those who can publish
+        self._outage = Outage(
+            "The connection that holds leases failed (%s); trying until it is back. This process "
+            "publishes nothing meanwhile.",
+            "The connection that holds leases is back after %.1f s.",
+        )
 
     async def some(self) -> frozenset[int]:
         """Waits until there are some."""
@@ -71,6 +86,7 @@ class Leases:
     async def keep(self) -> None:
         """Takes a fair share of the shards, and whatever nobody has; until cancelled."""
         backoff = Backoff()
+        well_at = time.monotonic()
         while True:
             try:
                 connection = await AsyncConnection.connect(
@@ -83,13 +99,17 @@ class Leases:
                         with severed_after(connection, self._settings.query_timeout_s):
                             await self._turn(connection)
                         backoff.reset()
+                        self._outage.over()
                         await asyncio.sleep(TURN_S)
+                        well_at = time.monotonic()
                 finally:
                     self._counted = False
                     self.hold(frozenset())
                     await connection.close()
             except (psycopg.Error, OSError) as error:
-                logger.debug("The connection that holds leases failed (%s).", error)
+                # (Where the database is away, the source says so.)
+                if self._able() and time.monotonic() - well_at > LONG_S:
+                    self._outage.failed(error)
                 await asyncio.sleep(backoff.next_s())
 
     async def _turn(self, connection: AsyncConnection[TupleRow]) -> None:
@@ -102,15 +122,15 @@ class Leases:
         count = f"SELECT count(*) FROM pg_locks AS l WHERE {held_sql}".encode()
         row = await (await connection.execute(count)).fetchone()
         workers = max(1, row[0] if row is not None else 1)
-        fair = -(-self._shards // workers) if able else 0
+        fair = -(-len(self._keys) // workers) if able else 0
         held = set(self.held)
         while len(held) > fair:
             shard = max(held)
             held.discard(shard)
             self.hold(frozenset(held))  # before another one begins
-            unlock = f"SELECT pg_advisory_unlock({publisher_key(shard, self._shards)})"
+            unlock = f"SELECT pg_advisory_unlock({self._keys[shard]})"
             await connection.execute(unlock.encode())
-        for shard in range(self._shards):
+        for shard in range(len(self._keys)):
             if len(held) >= fair:
                 break
             if shard not in held and await self._try(connection, shard):
@@ -119,6 +139,6 @@ class Leases:
             self.hold(frozenset(held))
 
     async def _try(self, connection: AsyncConnection[TupleRow], shard: int) -> bool:
-        query = f"SELECT pg_try_advisory_lock({publisher_key(shard, self._shards)})".encode()
+        query = f"SELECT pg_try_advisory_lock({self._keys[shard]})".encode()
         row = await (await connection.execute(query)).fetchone()
         return row is not None and bool(row[0])

@@ -122,13 +122,16 @@ class Resolved(NamedTuple):
 
 
 _POOL = "agent-events-log"
+_made: WeakSet[AsyncConnection[TupleRow]] = WeakSet()
 
 
 class _SaidElsewhere(logging.Filter):
     """The source says once that the database is away; the pool would say so at each try."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (isinstance(record.args, tuple) and _POOL in record.args)
+        about = record.args if isinstance(record.args, tuple) else ()
+        ours = any(isinstance(one, AsyncConnection) and one in _made for one in about)
+        return not (ours or _POOL in about)
 
 
 logging.getLogger("psycopg.pool").addFilter(_SaidElsewhere())
@@ -176,6 +179,7 @@ class Log:
 
     async def _remember(self, connection: AsyncConnection[TupleRow]) -> None:
         self._made.add(connection)
+        _made.add(connection)
 
     async def renew(self) -> None:
         """Replaces the connections, those in use too: what cut another one off may have cut these.

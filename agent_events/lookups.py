@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
 import psycopg
@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 CANCEL_S = 2.0
 """How long the server may take to end a statement that it does not answer."""
+CANCELS = 2
+"""The first may come just before the statement that it is to end."""
+GRACE_S = 0.2
+"""A statement that was ended is done within this time; or its connection is cut."""
 
 
 class Lookups:
@@ -95,6 +99,7 @@ class _Question:
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
         self._connections: Sequence[Any] = ()  # of the thread, while it asks
+        self._asked_all = Event()
         self._timer = self._loop.call_later(limit_s, self._cut)
 
     def put(self) -> None:
@@ -115,6 +120,7 @@ class _Question:
         except BaseException as raised:  # it is whoever waits who decides about it
             error = raised
         self._connections = ()
+        self._asked_all.set()
         reset_queries()
         for one in connections.all(initialized_only=True):
             if one.errors_occurred:
@@ -132,12 +138,16 @@ class _Question:
         self._timer = self._loop.call_later(self._limit_s, self._cut)
         if open_ones := [one.connection for one in self._connections]:
             # In another thread, for it asks the server, over a connection of its own.
-            self._loop.run_in_executor(None, _cut_off, open_ones)
+            self._loop.run_in_executor(None, self._cut_off, open_ones)
 
-
-def _cut_off(connections: Sequence[Any]) -> None:
-    for one in connections:
-        if hasattr(one, "pgconn"):  # psycopg's; other databases have limits of their own
-            with suppress(psycopg.Error, OSError):
-                one.cancel_safe(timeout=CANCEL_S)
+    def _cut_off(self, connections: Sequence[Any]) -> None:
+        # Psycopg's; other databases have limits of their own.
+        ours = [one for one in connections if hasattr(one, "pgconn")]
+        for _ in range(CANCELS):
+            for one in ours:
+                with suppress(psycopg.Error, OSError):
+                    one.cancel_safe(timeout=CANCEL_S)
+            if self._asked_all.wait(GRACE_S):
+                return
+        for one in ours:
             sever(one)

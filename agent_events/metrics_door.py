@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent_events.access import admit
-from agent_events.broker_status import look, shards_published
+from agent_events.broker_status import leases_wanted, look
 from agent_events.bus import current_bus
 from agent_events.conf import get_settings
 from agent_events.credentials import of_scope
@@ -146,7 +146,7 @@ async def _look() -> Observation:
     settings = get_settings()
     broker = await look(settings, within_s=BROKER_S)
     status = await gather(
-        log_dsn(), timeout_s=LIMIT_S, shards=shards_published(settings), broker=broker
+        log_dsn(), timeout_s=LIMIT_S, leases=leases_wanted(settings), broker=broker
     )
     if status.setup is None or not status.setup.readable:
         return Observation(status)

@@ -9,7 +9,6 @@ from typing import Any
 
 from agent_events.database import HELD_SQL
 from agent_events.facts import Broker, Head, Shard
-from agent_events.leases import publisher_key
 from agent_events.log import MS_SQL
 
 PRUNED_S = 3_600.0
@@ -40,14 +39,15 @@ MARKS_SQL = f"""
 """
 
 
-def publishers_sql(shards: int, session: str) -> str:
+def publishers_sql(leases: Sequence[str], session: str) -> str:
     """SQL: the shards that a session publishes, and the session. Takes its application.
 
-    `session` is the SQL of a session's columns, of a row `a` of pg_stat_activity.
+    `leases` are their keys, as of `publisher_keys`; `session` is the SQL of a session's columns, of
+    a row `a` of pg_stat_activity.
     """
-    leases = ", ".join(f"({shard}, {publisher_key(shard, shards)})" for shard in range(shards))
+    keys = ", ".join(f"({shard}, {key})" for shard, key in enumerate(leases))
     held = HELD_SQL.format(mode="ExclusiveLock", key="lease.key")
-    return _PUBLISHERS.format(leases, held, session)
+    return _PUBLISHERS.format(keys, held, session)
 
 
 def compare(broker: Broker, head: Head, of_ledger: Sequence[Sequence[Any]]) -> Broker:

@@ -166,7 +166,7 @@ class Relay:
         self._settings = settings
         self._state = state
         self._open = False
-        self._leases = Leases(dsn, settings, outlet.shards, self._able)
+        self._leases = Leases(dsn, settings, self._able)
         self._outage = Outage(
             "Publishing failed (%s); trying until it works. Events are safe in the log, where "
             "subscribers read them meanwhile.",
@@ -246,6 +246,9 @@ class Relay:
         while cursor and (held := self._leases.held) and held <= shards:
             metrics.RELAY_SHARDS.set(len(held))
             async with self._subscribed(cursor) as subscriber:
+                if cursor == LATEST:
+                    at = Cursor.parse(subscriber.cursor)
+                    await self._send(_window(at, at, ()))  # a place to begin at, for all
                 cursor = await self._follow(subscriber, shards)
         metrics.RELAY_SHARDS.set(len(self._leases.held))
 
@@ -255,13 +258,14 @@ class Relay:
         known = [mark for mark in marks if mark is not None]
         if known != marks:
             return LATEST
-        mark = min(known, key=lambda mark: mark.last)
-        cursor = Cursor(Position(mark.last + 1), mark.closed_at_ms)
-        resolved = await self._log.resolve(str(cursor))
-        if resolved.notice:
-            self._restarted_until = time.monotonic() + RESTARTED_S
-            return LATEST
-        return LATEST if await self._is_far_behind(cursor) else str(cursor)
+        places = sorted(
+            {Cursor(Position(mark.last + 1), mark.closed_at_ms) for mark in known}, key=str
+        )
+        for place in places:
+            if (await self._log.resolve(str(place))).notice:
+                self._restarted_until = time.monotonic() + RESTARTED_S
+                return LATEST
+        return LATEST if await self._is_far_behind(places[0]) else str(places[0])
 
     def _seems_far_behind(self, at: Cursor) -> bool:
         state = self._state()
@@ -288,7 +292,6 @@ class Relay:
     async def _follow(self, subscriber: Subscriber, shards: frozenset[int]) -> str:
         """Sends what comes; returns where to subscribe anew, or nothing where others are held."""
         at = Cursor.parse(subscriber.cursor)
-        await self._send(_window(at, at, ()))
         while (held := self._leases.held) and held <= shards:
             update = await subscriber.next(self._settings.poll_interval_s)
             if self._seems_far_behind(at) and await self._is_far_behind(at):
@@ -299,9 +302,9 @@ class Relay:
                 at = Cursor.parse(update.cursor)
                 await self._send(_window(at, at, ()))
                 continue
-            if update.kind not in (Kind.EVENTS, Kind.HEARTBEAT):
+            if update.kind not in (Kind.EVENTS, Kind.HEARTBEAT, Kind.LIVE):
                 continue
-            if update.kind is Kind.HEARTBEAT and not self._able():
+            if update.kind is not Kind.EVENTS and not (self._able() and subscriber.caught_up):
                 continue  # a tick would say that all is well
             windows, at, whole = windows_of(at, update)
             for window in windows:

@@ -225,13 +225,13 @@ async def gather(
     timeout_s: float = TIMEOUT_S,
     after: int | None = None,
     patience_s: float = 0.0,
-    shards: int = 0,
+    leases: Sequence[str] = (),
     broker: Broker | None = None,
 ) -> Status:
     """Looks once. `late_s` is of the batch after `after`.
 
-    `shards`: in so many workers publish, so who does is looked up. `broker`: how it did just
-    before, to be compared with the ledger.
+    `leases`: keys of the shards that workers publish: who does is looked up. `broker`: how it did
+    just before, to be compared with the ledger.
 
     Where events wait for longer than `patience_s`, looks again after that time, if it is not 0:
     of a long transaction that has just committed, the events look old. Never raises psycopg.Error:
@@ -243,13 +243,13 @@ async def gather(
                 dsn, **CONNECT, application_name="agent_events status"
             )
         async with connection:
-            status = await _look(connection, timeout_s, after, shards, broker)
+            status = await _look(connection, timeout_s, after, leases, broker)
             if status.behind and 0 < patience_s < status.waits_s:
                 await asyncio.sleep(patience_s)
-                status = await _look(connection, timeout_s, after, shards, broker)
+                status = await _look(connection, timeout_s, after, leases, broker)
     except (psycopg.Error, OSError) as error:
         why = " ".join(str(error).split()) or f"no answer within {timeout_s:g} s"
-        return Status(unreachable=why, shards=shards, broker=broker)
+        return Status(unreachable=why, shards=len(leases), broker=broker)
     return status
 
 
@@ -257,7 +257,7 @@ async def _look(
     connection: AsyncConnection[TupleRow],
     timeout_s: float,
     after: int | None,
-    shards: int,
+    leases: Sequence[str],
     broker: Broker | None,
 ) -> Status:
     async def rows(query: str, params: Any = ()) -> list[TupleRow]:
@@ -270,7 +270,7 @@ async def _look(
             applied = [name for (name,) in await rows(APPLIED_SQL)] if has_migrations else None
             setup = setup_of(setup_row, applied)
             if not setup.readable:
-                return Status(setup=setup, shards=shards, broker=broker)
+                return Status(setup=setup, shards=len(leases), broker=broker)
             ((usage, sees, oldest, ledger_bytes, log_bytes, *counted),) = await rows(_SERVER)
             ((behind, created_s, closed_s),) = await rows(_BEHIND, {"most": BOUND + 1})
             listening = await rows(_LISTENERS, (BUS_APPLICATION, BUS_APPLICATION))
@@ -294,7 +294,7 @@ async def _look(
                 sees_sessions=sees,
                 ledger_bytes=ledger_bytes,
                 log_bytes=log_bytes,
-                shards=shards,
+                shards=len(leases),
                 broker=broker,
             )
             if usage > 0:
@@ -303,8 +303,8 @@ async def _look(
             if after is not None:
                 late = await rows(_LATE, (after,))
                 status = replace(status, late_s=late[0][0] if late else 0.0)
-            if shards:
-                found = await rows(publishers_sql(shards, SESSION_SQL), (PUBLISHER_APPLICATION,))
+            if leases:
+                found = await rows(publishers_sql(leases, SESSION_SQL), (PUBLISHER_APPLICATION,))
                 publishers = tuple(Publisher(Session(*row[1:]), tuple(row[0])) for row in found)
                 status = replace(status, publishers=publishers)
             if broker is not None and broker.shards and status.head is not None:

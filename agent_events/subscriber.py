@@ -77,10 +77,9 @@ class Reader(Protocol):
 
 
 class Slice(NamedTuple):
-    """The wanted events of batches `first` to `last`, all of them; `end` is the cursor behind."""
+    """The wanted events from one cursor to another, both at a batch's start: all of them."""
 
-    first: int
-    last: int
+    start: Cursor
     end: Cursor
     stretch: Stretch | None
 
@@ -160,7 +159,7 @@ class Subscriber:
         queue, stretch = self._queue, slice_.stretch
         if stretch is None:
             if queue and queue[-1].stretch is None:
-                slice_ = slice_._replace(first=queue.pop().first)
+                slice_ = slice_._replace(start=queue.pop().start)
             queue.append(slice_)
             return
         queue.append(slice_)
@@ -194,11 +193,16 @@ class Subscriber:
     @property
     def cursor(self) -> str:
         """Nothing before it will come again; nothing behind it will be missed."""
-        if not self._gap and not self._queue and self._reading is None:
+        if self.caught_up:
             head = self._head
             if head is not None and head.position > self._cursor.position:
                 self._cursor = head
         return str(self._cursor)
+
+    @property
+    def caught_up(self) -> bool:
+        """Has it returned, or ready, all that its feed has come to?"""
+        return not self._gap and not self._queue and self._reading is None
 
     def refilter(self, filter: Filter) -> None:
         """Shows other events from here on. The position stays."""
@@ -276,14 +280,15 @@ class Subscriber:
         """What waits in the queue, by the one rule."""
         parts: list[Stretch] = []
         for slice_ in self._queue:
-            position = self._cursor.position
-            verdict = judge(position, slice_.first, slice_.last)
-            if verdict is Verdict.READ:
+            position, start = self._cursor.position, slice_.start
+            verdict = judge(position, start.position.batch, slice_.end.position.last_batch)
+            strange = start.position == position and start != self._cursor
+            if verdict is Verdict.READ or strange:  # strange: of another log, or its copy
                 self._gap = True
                 break
             if verdict is Verdict.DELIVER:
                 stretch = slice_.stretch
-                if stretch is not None and slice_.first < position.batch:
+                if stretch is not None and start.position.batch < position.batch:
                     stretch = stretch.since(position.batch)
                 if stretch is not None:
                     parts.append(stretch)

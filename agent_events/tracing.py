@@ -5,7 +5,7 @@ Looks by primary keys, and one bisection of the ledger. What it means: `journey`
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,15 +57,15 @@ async def trace(
     listener_dsn: str,
     id: int,
     *,
-    shards: int = 0,
+    leases: Sequence[str] = (),
     look: Callable[[str], Awaitable[Broker | None]] | None = None,
 ) -> Journey:
     """Follows the event `id`. `listener_dsn` is where to listen for the processes' answers.
 
-    `shards`: in so many workers publish. `look` says what the broker has of a tenant's shard; it
+    `leases`: as for `gather`. `look` says what the broker has of a tenant's shard; it
     raises nothing. Never raises psycopg.Error for a database that is away: `status` says so then.
     """
-    status = await gather(dsn, shards=shards)
+    status = await gather(dsn, leases=leases)
     if status.setup is None or not status.setup.readable:
         return Journey(id, status)
     try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -44,17 +44,17 @@ async def observe(
     *,
     before: Status | None = None,
     patience_s: float = 0.0,
-    shards: int = 0,
+    leases: Sequence[str] = (),
     look: Callable[[], Awaitable[Broker | None]] | None = None,
 ) -> Observation:
     """Looks, watches for `seconds`, and looks again.
 
     `listener_dsn` is where to listen. `before`: an earlier look, which is made here if it is not
-    given. `patience_s`, `shards`: as for `gather`. `look` says how the broker does, behind the
+    given. `patience_s`, `leases`: as for `gather`. `look` says how the broker does, behind the
     watch; it raises nothing. Never raises psycopg.Error.
     """
     if before is None or before.counters is None:
-        before = await gather(dsn, shards=shards)
+        before = await gather(dsn, leases=leases)
     if before.counters is None:
         return Observation(replace(before, broker=await look() if look else None))
     between = await watch(
@@ -64,7 +64,7 @@ async def observe(
         leader=before.sequencer.pid if before.sequencer is not None else None,
     )
     broker = await look() if look else None  # right before the ledger, with which it is compared
-    after = await gather(dsn, patience_s=patience_s, shards=shards, broker=broker)
+    after = await gather(dsn, patience_s=patience_s, leases=leases, broker=broker)
     return Observation(
         after, between, rates(before, after, between), listeners(before, between, after)
     )

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import psycopg
 
+from agent_events.conf import Settings
 from agent_events.database import BUS_APPLICATION
-from agent_events.leases import publisher_key
+from agent_events.leases import publisher_keys
 from benchmarks.cluster import environment, process, wait_until
 from project.nats_server import NatsServer
 from project.redis_server import RedisServer
@@ -66,7 +67,7 @@ def between(kind: str, dsn: str, workers: int = 1, **more: Any) -> Iterator[Betw
         ]
         with psycopg.connect(dsn, autocommit=True) as connection:
             wait_until(
-                lambda: _publishers(connection, workers) == workers,
+                lambda: _publishers(connection, settings) == workers,
                 LEASES_TIMEOUT_S,
                 f"each of {workers} workers to publish a shard",
             )
@@ -89,9 +90,10 @@ def listening(dsn: str) -> int:
         )
 
 
-def _publishers(connection: psycopg.Connection[Any], shards: int) -> int:
-    """Sessions that hold leases of so many shards."""
-    keys = ", ".join(publisher_key(shard, shards) for shard in range(shards))
+def _publishers(connection: psycopg.Connection[Any], settings: dict[str, Any]) -> int:
+    """Sessions that hold leases of these settings' shards."""
+    made = Settings(**{key.lower(): value for key, value in settings.items()})
+    keys = ", ".join(publisher_keys(made))
     return _count(
         connection,
         f"""

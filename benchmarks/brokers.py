@@ -152,7 +152,7 @@ def deployed(server: Cluster, dsn: str, kind: str) -> Iterator[Deployment]:
 def measure(quick: bool) -> Part:
     """A row for each number of processes and each figure."""
     processes, kinds = (PROCESSES[:1], KINDS[:2]) if quick else (PROCESSES, KINDS)
-    seconds, count_s, settle_s = (1.0, 0.5, 0.1) if quick else (SECONDS, COUNT_S, SETTLE_S)
+    seconds, count_s, settle_s = (1.0, 1.0, 0.1) if quick else (SECONDS, COUNT_S, SETTLE_S)
     repeats = 1 if quick else REPEATS
     taken: dict[tuple[str, int], list[Figures]] = {}
     notes = []

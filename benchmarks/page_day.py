@@ -36,7 +36,7 @@ QUICK = 1_000
 """Events of a part, where it is only to be seen that this runs."""
 NAIVE_S = 20.0
 """So long the naive page may take for them; what it has taken by then, it has."""
-LOOK_S, PATIENCE_S = 0.05, 120.0
+LOOK_S, PATIENCE_S = 0.05, 60.0
 MOST_SLOPE_MIB, MOST_NODES = 0.5, 1.1
 
 

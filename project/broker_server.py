@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,9 @@ class BrokerServer(ABC):
     def freeze(self) -> None:
         """It stays connected and answers nobody (SIGSTOP), until `thaw`."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        # The signal is sent, and each of its threads stops at its own time.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """It goes on where it was frozen (SIGCONT)."""

@@ -168,6 +168,50 @@ def test_of_a_tenant_that_is_watched_from_now_on_nothing_before_is_taken_for_all
     assert (made.first, made.last, made.covers) == (2, 2, frozenset())
 
 
+def test_a_shard_that_joins_does_not_bring_windows_again_without_their_events() -> None:
+    events = [event(n, n, tenant) for n in (1, 2, 3) for tenant in TENANTS[:3]]
+    assembly = Assembly()
+    assembly.watch(frozenset({0, 1}), frozenset(TENANTS[:3]))
+    late: list[Parcel] = []
+    given: list[Window] = []
+    for n in (1, 2):
+        parcels = parcels_of(window(n, n, events), frozenset(range(3)), 3, 1_024)
+        late = [one for one in parcels if one.shard == 2]
+        given += taken(assembly, [one for one in parcels if one.shard != 2])
+    assert [one.last for one in given] == [1, 2]
+    # It is watched from now on, and the first that comes is of a window that was handed over.
+    assembly.watch(frozenset(range(3)), frozenset(TENANTS[:3]))
+    assert taken(assembly, late) == []
+    given = taken(assembly, parcels_of(window(3, 3, events), frozenset(range(3)), 3, 1_024))
+    (third,) = [one for one in given if one.first <= one.last]  # no tick
+    assert (third.first, third.last, third.before_ms) == (3, 3, time_of(2))
+    assert third.covers == frozenset(TENANTS[:3])
+    assert list(third.events) == [one for one in events if one.batch == 3]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_next_batch_of_another_history_is_not_taken_for_one_of_this(shards: int) -> None:
+    assembly = Assembly()
+    assembly.watch(frozenset(range(shards)), None)
+    own = [event(n, n, TENANTS[0]) for n in (1, 2)]
+    for n in (1, 2):
+        taken(assembly, parcels_of(window(n, n, own), frozenset(range(shards)), shards, 1_024))
+    other = Window(3, 3, 7_000, 8_000, None, (event(3, 3, TENANTS[0]),))
+    (told,) = taken(assembly, parcels_of(other, frozenset(range(shards)), shards, 1_024))
+    assert (told.first, told.before_ms) == (3, 7_000)  # and the feed knows the time of batch 2
+
+
+def test_pieces_of_a_slice_that_two_workers_cut_otherwise_are_not_mixed() -> None:
+    note = "x" * 3_000
+    one = Window(1, 1, 0, time_of(1), None, (event(1, 1, TENANTS[0], note),))
+    large, small = (parcels_of(one, frozenset({0}), 1, limit) for limit in (2_048, 1_024))
+    assembly = Assembly()
+    assembly.watch(frozenset({0}), None)
+    mixed = [part for pair in zip(large[:-1], small, strict=False) for part in reversed(pair)]
+    (whole,) = taken(assembly, [*mixed, *small[len(large) - 1 : -1], small[-1]])
+    assert whole.events == one.events
+
+
 def test_what_waits_for_another_shard_is_bounded() -> None:
     alone = next(t for t in TENANTS if shard_of(t, 2) == 0)
     assembly = Assembly()

@@ -25,7 +25,7 @@ from django.test import Client, override_settings
 from agent_events import brokers
 from agent_events.admin import bus_looks
 from agent_events.asking import POOLED
-from agent_events.broker_status import look, shards_published
+from agent_events.broker_status import leases_wanted, look
 from agent_events.brokers.addresses import host_of, without_secrets
 from agent_events.brokers.parcels import parcels_of, shard_of
 from agent_events.conf import Settings
@@ -34,7 +34,7 @@ from agent_events.facts import Broker, Interval, Publisher, Session, Setup, Shar
 from agent_events.findings import Part, Problem
 from agent_events.health import judge
 from agent_events.journey import verdict
-from agent_events.leases import PUBLISHER_APPLICATION, publisher_key
+from agent_events.leases import PUBLISHER_APPLICATION, publisher_keys
 from agent_events.problems import problems_of
 from agent_events.sources import SourceState
 from agent_events.status import gather
@@ -119,8 +119,7 @@ def bus_status(dsn: str, names: dict[str, Any], *args: str) -> subprocess.Comple
 
 
 async def seen(dsn: str, settings: Settings) -> Status:
-    shards = shards_published(settings)
-    return await gather(dsn, shards=shards, broker=await look(settings))
+    return await gather(dsn, leases=leases_wanted(settings), broker=await look(settings))
 
 
 def look_now(dsn: str, settings: Settings) -> Status:
@@ -137,11 +136,12 @@ def problem(status: Status) -> Problem:
     return found
 
 
-def held(connect: Connect, *shards: int, of: int = 1) -> psycopg.Connection[Any]:
+def held(connect: Connect, settings: Settings, *shards: int) -> psycopg.Connection[Any]:
     """A session that holds these leases, as a worker's does."""
     connection = connect(application_name=PUBLISHER_APPLICATION)
     for shard in shards:
-        connection.execute(f"SELECT pg_advisory_lock({publisher_key(shard, of)})".encode())
+        key = publisher_keys(settings)[shard]
+        connection.execute(f"SELECT pg_advisory_lock({key})".encode())
     return connection
 
 
@@ -170,9 +170,9 @@ def closed_at_ms(connect: Connect, batch: int) -> int:
 
 async def test_without_a_broker_nothing_is_looked_at_and_nothing_changes(dsn: str) -> None:
     assert await look(Settings()) is None
-    assert shards_published(Settings()) == 0
+    assert leases_wanted(Settings()) == ()
     with override_settings(CHANNEL_LAYERS={}):
-        assert shards_published(Settings()) == 0
+        assert leases_wanted(Settings()) == ()
     status = await gather(dsn)
     assert (status.broker, status.shards, status.publishers, codes(status)) == (None, 0, (), [])
 
@@ -183,8 +183,8 @@ async def test_who_publishes_and_who_stands_by_is_told_with_how_far_each_shard_i
     settings = settings_of(names | {"BROKER_SHARDS": 3})
     insert(connect(), str(uuid.uuid4()))
     connect().execute(APPEND)
-    publishes, stands_by = held(connect, 0, 2, of=3), held(connect)
-    elsewhere = held(connect, 1, of=1)  # of other settings
+    publishes, stands_by = held(connect, settings, 0, 2), held(connect, settings)
+    elsewhere = held(connect, replace(settings, broker_name="another"), 1)
     await sent(settings, 1, closed_at_ms(connect, 1))
     insert(connect(), str(uuid.uuid4()))
     connect().execute(APPEND)
@@ -211,8 +211,9 @@ async def test_who_publishes_and_who_stands_by_is_told_with_how_far_each_shard_i
 async def test_a_fresh_broker_whose_worker_has_sent_nothing_yet_is_well(
     dsn: str, connect: Connect, names: dict[str, Any]
 ) -> None:
-    held(connect, 0)
-    status = await seen(dsn, settings_of(names))
+    settings = settings_of(names)
+    held(connect, settings, 0)
+    status = await seen(dsn, settings)
     assert status.broker is not None
     assert [one.batch for one in status.broker.shards] == [None]
     assert codes(status) == []
@@ -222,7 +223,7 @@ async def test_a_worker_that_holds_its_lease_and_sends_nothing_is_named(
     dsn: str, connect: Connect, names: dict[str, Any]
 ) -> None:
     settings = settings_of(names)
-    stuck = held(connect, 0)
+    stuck = held(connect, settings, 0)
     await sent(settings, 0, closed_at_ms(connect, 0))
     insert(connect(), str(uuid.uuid4()))
     connect().execute(APPEND)
@@ -254,7 +255,7 @@ async def test_what_another_log_published_under_the_same_name_is_told(
     dsn: str, connect: Connect, names: dict[str, Any]
 ) -> None:
     settings = settings_of(names)
-    held(connect, 0)
+    held(connect, settings, 0)
     await sent(settings, 0, closed_at_ms(connect, 0))
     assert codes(await seen(dsn, settings)) == []
     await sent(settings, 99, 1)  # ahead of this log
@@ -287,7 +288,7 @@ async def test_a_broker_that_is_not_there_or_hangs_or_refuses_is_a_fact_in_time(
                 assert found.trouble
                 assert found.shards == ()
                 assert PASSWORD not in f"{found}"
-                status = await gather(dsn, shards=1, broker=found)
+                status = await gather(dsn, leases=leases_wanted(settings), broker=found)
                 told = problem(status)  # not that nobody publishes, too: nobody can
                 assert told.code == "broker_away"
                 assert f"{kind} at 127.0.0.1:" in told.message
@@ -333,13 +334,23 @@ def test_the_host_is_told_and_neither_user_nor_password(url: str, host: str) -> 
     assert "s3cret" not in told
 
 
-def test_of_an_address_that_cannot_be_taken_apart_nothing_is_repeated() -> None:
-    url = "redis://:s3[cret@host"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3[cret@host",
+        "redis://:s3#cret@host:6379/0",
+        "redis://me:s3/cret@host:6379/0",
+        "redis://me:3?cret@host",
+        "nats://me:s3,cret@host:4222",
+    ],
+)
+def test_of_an_address_that_cannot_be_taken_apart_nothing_is_repeated(url: str) -> None:
     assert host_of(url) == ""
     assert "percent-encoded" in without_secrets("no connection with s3[cret", url)
-    found = asyncio.run(look(Settings(broker_url=url)))
+    found = asyncio.run(look(Settings(broker_url=url, broker_timeout_s=0.5)))
     assert found is not None
-    assert "s3[cret" not in f"{found}"
+    assert "cret" not in f"{found}"
+    assert "me:" not in f"{found}"
 
 
 # What it means
@@ -424,11 +435,11 @@ async def test_of_a_shared_layer_too_it_is_told_that_no_worker_publishes(
     try:
         with override_settings(CHANNEL_LAYERS={"default": layer}):
             settings = Settings()
-            assert shards_published(settings) == 1
+            assert len(leases_wanted(settings)) == 1
             found = problem(await seen(dsn, settings))
             assert found.code == "nobody_publishes"
             assert "to the shared channel layer" in found.message
-            held(connect, 0)
+            held(connect, settings, 0)
             assert codes(await seen(dsn, settings)) == []
     finally:
         server.stop()
@@ -483,13 +494,15 @@ async def test_an_event_that_the_broker_lacks_or_that_cannot_be_asked_is_told(
     await sent(settings, 0, closed_at_ms(connect, 0))
     id = insert(connect(), tenant)
     connect().execute(APPEND)
-    lacking = await trace(dsn, dsn, id, shards=2, look=partial(look, settings))
+    lacking = await trace(
+        dsn, dsn, id, leases=leases_wanted(settings), look=partial(look, settings)
+    )
     assert lacking.broker is not None
     assert [one.number for one in lacking.broker.shards] == [shard_of(tenant, 2)]
     assert (verdict(lacking).code, verdict(lacking).stopped) == ("unpublished", True)
     assert "no worker publishes" in verdict(lacking).words
     away = replace(settings, broker_url=f"nats://127.0.0.1:{free_port()}")
-    found = verdict(await trace(dsn, dsn, id, shards=2, look=partial(look, away)))
+    found = verdict(await trace(dsn, dsn, id, leases=leases_wanted(away), look=partial(look, away)))
     assert (found.code, found.stopped) == ("broker_away", True)
 
 
@@ -545,7 +558,7 @@ def test_a_web_process_says_whether_the_broker_is_there_and_whether_anybody_publ
 def test_the_admins_page_shows_the_broker_and_who_publishes(
     dsn: str, root: Client, connect: Connect, names: dict[str, Any]
 ) -> None:
-    held(connect, 0)
+    held(connect, settings_of(names), 0)
 
     def figures() -> dict[str, Any]:
         bus_looks.forget()
@@ -577,5 +590,7 @@ async def test_a_look_and_the_watching_take_no_longer_together(dsn: str) -> None
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
         settings = Settings(broker_url=url, broker_timeout_s=0.5)
-        found = await observe(dsn, dsn, 0.1, shards=1, look=partial(look, settings))
+        found = await observe(
+            dsn, dsn, 0.1, leases=leases_wanted(settings), look=partial(look, settings)
+        )
     assert codes(found.status) == ["broker_away"]

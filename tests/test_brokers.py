@@ -40,6 +40,9 @@ from tests.support.broker import (
     window,
 )
 
+HUGE = b"[4611686018427387905,4611686018427387904,1,1,false,null]"
+"""A mark of the batch 2 ** 62."""
+
 
 @pytest.fixture(params=["nats", "redis"])
 async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
@@ -195,6 +198,24 @@ async def test_shards_travel_apart_and_come_together(broker: Broker) -> None:
     wanted = [p for p in sent if p.tenant == tenants[1] or (p.is_mark and p.shard in {1, 2})]
     assert [p for p in came if p.shard == 1 and p in wanted] == [p for p in wanted if p.shard == 1]
     assert [p for p in came if p.shard == 2 and p in wanted] == [p for p in wanted if p.shard == 2]
+
+
+async def test_while_the_number_of_shards_changes_neither_takes_anything_from_the_other(
+    broker: Broker,
+) -> None:
+    outlets = {shards: await broker.outlet(broker_shards=shards) for shards in (1, 2)}
+    inlets = {
+        shards: await broker.inlet(frozenset(range(shards)), broker_shards=shards)
+        for shards in outlets
+    }
+    windows = [window(n, event(n, ANN), event(n, BOB, id=n * 1000 + 1)) for n in (1, 2, 3)]
+    for shards, outlet in outlets.items():
+        await outlet.send(parcels(*windows, outlet=outlet, shards=shards))
+    for shards, inlet in inlets.items():
+        own = frozenset(range(shards))
+        came = await take(inlet, lambda came, n=shards: sum(p.is_mark for p in came) == 3 * n)
+        assert put_together(came, shards=own) == [e for w in windows for e in w.events]
+        assert await outlets[shards].last(shards - 1) == Mark.parse(came[-1].body)
 
 
 async def test_watching_another_shard_loses_nothing_of_either(broker: Broker) -> None:
@@ -504,7 +525,7 @@ TENANTS = st.sampled_from([str(uuid.UUID(int=n)) for n in range(6)])
 @st.composite
 def windows(draw: st.DrawFn) -> Window:
     """Windows with events of a few tenants, in order."""
-    first = draw(st.integers(1, 2**60))
+    first = draw(st.integers(1, 2**46))
     last = first + draw(st.integers(0, 3))
     drawn = draw(st.lists(st.tuples(st.integers(first, last), TENANTS, JSON_TEXT), max_size=12))
     drawn.sort(key=lambda one: one[0])
@@ -552,7 +573,7 @@ def test_a_window_that_is_too_large_for_a_mark_says_so() -> None:
     assert Mark.parse(made[-1].body).parts is None
 
 
-@pytest.mark.parametrize("body", [b"", b"x", b"{}", b"[1]", b'[1,2,3,"x",0,null]', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"x", b"{}", b"[1]", b'[1,2,3,"x",0,null]', b"\xff", HUGE])
 def test_what_is_no_mark_is_a_value_error(body: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         Mark.parse(body)

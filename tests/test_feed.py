@@ -105,7 +105,8 @@ async def process(
         feed.interrupt()
 
     receiver = LayerReceiver(options, feed.take, silent)
-    tasks = [asyncio.create_task(receiver.run(await receiver.join()))]
+    await receiver.join()
+    tasks = [asyncio.create_task(receiver.run())]
     tasks += [asyncio.create_task(pump(source, LayerSink(alias))) for source in made]
     try:
         yield Process(log, feed, layer, made)

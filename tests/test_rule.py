@@ -514,6 +514,30 @@ def test_a_read_cut_off_by_a_heartbeat_is_done_again() -> None:
     machine.teardown()
 
 
+def test_a_slice_of_another_log_is_not_taken_for_the_next_of_this_one() -> None:
+    """Two logs under one name on one broker, say: production, and a copy of it."""
+    machine = OneRule()
+    viewer = live_viewer(machine)
+
+    def a_copy_is_heard(n: int) -> None:
+        alien = event(n, 90_000 + n, HARBOUR, "run")._replace(closed_at_ms=7_000 + n)
+        machine.feed.take(Window(n, n, 6_999 + n, 7_000 + n, None, (alien,)))
+        for _ in range(3):
+            machine.pull(viewer)
+            machine.time_passes(2.0)  # the log is not as far as they say: it is read again
+
+    machine.log.commit([(HARBOUR, "run")])
+    a_copy_is_heard(2)  # it does not follow, so everybody reads the log
+    assert viewer.received == viewer.expected()
+    a_copy_is_heard(3)  # it follows the one before, and not what was read
+    assert [event.batch for event in viewer.received] == [1, 2]
+    machine.log.commit([(HARBOUR, "run")])
+    a_copy_is_heard(4)
+    assert viewer.received == viewer.expected()
+    assert [event.batch for event in viewer.received] == [1, 2, 3]
+    machine.teardown()
+
+
 def test_a_window_that_overlaps_what_was_read_gives_only_the_rest() -> None:
     machine = OneRule()
     viewer = live_viewer(machine)

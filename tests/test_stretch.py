@@ -147,7 +147,8 @@ async def test_a_window_goes_as_it_is_within_the_process_and_as_text_beyond_it(l
     channel_layers.set(alias, layer())
     came: asyncio.Queue[Window] = asyncio.Queue()
     receiver = LayerReceiver(Settings(channel_layer=alias), came.put_nowait, _nothing)
-    receiving = asyncio.create_task(receiver.run(await receiver.join()))
+    await receiver.join()
+    receiving = asyncio.create_task(receiver.run())
     sent = window(1, event(1))
     try:
         await LayerSink(alias).send(sent)

@@ -6,7 +6,7 @@ from functools import partial
 
 from asgiref.sync import async_to_sync
 
-from agent_events.broker_status import look, shards_published
+from agent_events.broker_status import leases_wanted, look
 from agent_events.conf import get_settings
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.errors import WrongDatabase
@@ -62,7 +62,7 @@ async def _look(before: Status | None) -> Observation:
             listener_dsn(),
             WATCH_S,
             before=before,
-            shards=shards_published(settings),
+            leases=leases_wanted(settings),
             look=partial(look, settings),
         )
     except WrongDatabase as error:

@@ -30,6 +30,11 @@ def without_secrets(words: str, url: str) -> str:
 def _parts(url: str) -> list[SplitResult]:
     """The servers of an address; none where it is too wrong to be taken apart."""
     try:
-        return [urlsplit(one if "//" in one else f"//{one}") for one in url.split(",")]
+        parts = [urlsplit(one if "//" in one else f"//{one}") for one in url.split(",")]
+        # What looks like host and port may be a user and how a password begins, which holds a raw
+        # comma, #, / or ?: its port is no number, or the @ comes too late.
+        [one.port for one in parts]
     except ValueError:
         return []
+    late = [one for one in parts if "@" in one.path + one.query + one.fragment]
+    return parts if all("@" in one.netloc for one in late) else []

@@ -4,7 +4,6 @@ A shard's windows follow each other by its marks. With several shards watched, a
 over as far as all of them have come: one order for everybody, whoever published what.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agent_events.brokers.parcels import Mark, Parcel, Part, events_in
@@ -99,15 +98,14 @@ class Assembly:
         if last < first - 1 or (last == first - 1 and not all(shard.spoke for shard in shards)):
             return None
         whole = all(shard.covers(first, last) for shard in shards)
-        events = [event for shard in shards for event in shard.taken(first, last)]
-        for shard in shards:
-            shard.spoke = False
-        self._next, self._end_ms = last + 1, slowest.closed_at_ms
+        end_ms = slowest.closed_at_ms
+        events = [event for shard in shards for event in shard.taken(first, last, end_ms)]
+        self._next, self._end_ms = last + 1, end_ms
         return Window(
             first,
             last,
             before_ms,
-            slowest.closed_at_ms,
+            end_ms,
             self._tenants if whole else frozenset(),
             tuple(sorted(events)) if whole else (),  # by batch, then (closed_at is the same) by id
             bool(self._renewed),
@@ -118,7 +116,10 @@ class Assembly:
 class _Shard:
     """What came of one shard, and was not handed over yet."""
 
-    slices: dict[tuple[int, int, int], dict[str, list[bytes]]] = field(default_factory=dict)
+    # By window, then by tenant and in how many parts: two workers may cut it differently.
+    slices: dict[tuple[int, int, int], dict[tuple[str, int], list[bytes]]] = field(
+        default_factory=dict
+    )
     known: bool = False
     spoke: bool = False  # a mark came since the last window was handed over
     first: int = 0  # the batches `first` to `last` follow each other
@@ -133,7 +134,7 @@ class _Shard:
         window = self.slices.setdefault((part.first, part.last, part.closed_at_ms), {})
         if len(self.slices) > UNMARKED:
             del self.slices[next(iter(self.slices))]
-        texts = window.setdefault(tenant, [])
+        texts = window.setdefault((tenant, part.parts), [])
         # (A repetition is dropped; a part that is missing leaves the slice short.)
         if part.place == len(texts):
             texts.append(part.text)
@@ -147,7 +148,7 @@ class _Shard:
         for tenant, parts in mark.parts.items():
             if tenants is not None and tenant not in tenants:
                 continue
-            texts = came.get(tenant, [])
+            texts = came.get((tenant, parts), [])
             if len(texts) != parts:
                 return None
             events += events_in(b"".join(texts))
@@ -160,7 +161,7 @@ class _Shard:
         if self.known and mark.last < self.last and mark.closed_at_ms <= self.closed_at_ms:
             return True  # a repetition
         self.spoke = True
-        follows = self.known and mark.first <= self.last + 1 and mark.last >= self.last
+        follows = self.known and self._leads_to(mark)
         if not follows:
             self.known, self.first, self.before_ms = True, mark.first, mark.before_ms
             self.events, self.lacking, self.size = [], [], 0
@@ -176,6 +177,14 @@ class _Shard:
         self.last, self.closed_at_ms = mark.last, mark.closed_at_ms
         return follows
 
+    def _leads_to(self, mark: Mark) -> bool:
+        """Does it go on from here, in the same history as far as one can see?"""
+        if mark.first == self.last + 1:
+            return mark.before_ms == self.closed_at_ms
+        if mark.last == self.last:
+            return mark.closed_at_ms == self.closed_at_ms
+        return mark.first <= self.last < mark.last
+
     def lacks_from(self, batch: int) -> None:
         """Of what waits here, from this batch on, some events are missing."""
         if self.known and self.last >= batch:
@@ -185,9 +194,11 @@ class _Shard:
         """Are all events of these batches here?"""
         return not any(lo <= last and hi >= first for lo, hi in self.lacking)
 
-    def taken(self, first: int, last: int) -> Iterator[Event]:
-        """The events of these batches; what is older goes, what is newer stays."""
-        yield from [event for event in self.events if first <= event.batch <= last]
+    def taken(self, first: int, last: int, end_ms: int) -> list[Event]:
+        """The events of these batches, which ended at `end_ms`; what is newer alone stays."""
+        taken = [event for event in self.events if first <= event.batch <= last]
+        self.spoke, self.first, self.before_ms = False, last + 1, end_ms
         self.events = [event for event in self.events if event.batch > last]
         self.size = sum([len(event.json) for event in self.events])
         self.lacking = [(lo, hi) for lo, hi in self.lacking if hi > last]
+        return taken

@@ -18,6 +18,8 @@ from agent_events.wire import Event
 
 HEADER_BYTES = 128
 """A part's header line is shorter than this."""
+MOST = 2**47
+"""No batch and no time in ms is this large (a cursor has room for twice as much)."""
 
 
 class Parcel(NamedTuple):
@@ -60,7 +62,7 @@ class Mark(NamedTuple):
         numbers = (mark.first, mark.last, mark.before_ms, mark.closed_at_ms)
         if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a mark holds no number where one belongs")
-        if min(numbers) < 0 or mark.first > mark.last + 1:
+        if min(numbers) < 0 or max(numbers) >= MOST or mark.first > mark.last + 1:
             raise ValueError("a mark is of no batches that can be")
         if mark.parts is not None and not isinstance(mark.parts, dict):
             raise ValueError("a mark's parts are no dictionary")
@@ -104,7 +106,7 @@ def parcels_of(window: Window, wanted: frozenset[int], shards: int, limit: int) 
     for tenant, events in tenants.items():
         shard = shard_of(tenant, shards)
         if shard in parts:
-            made = list(_slice(window, shard, tenant, events, limit))
+            made = list(_slice(window, shard, shards, tenant, events, limit))
             parts[shard][tenant] = len(made)
             parcels += made
     for shard, counts in parts.items():
@@ -112,12 +114,13 @@ def parcels_of(window: Window, wanted: frozenset[int], shards: int, limit: int) 
         if len(mark) > limit:
             mark = _mark(window, None)
         tick = window.first > window.last
-        parcels.append(Parcel(shard, "", "" if tick else _key(window, f"mark {shard}", 0), mark))
+        key = "" if tick else _key(window, shards, f"mark {shard}")
+        parcels.append(Parcel(shard, "", key, mark))
     return parcels
 
 
 def _slice(
-    window: Window, shard: int, tenant: str, events: Sequence[Event], limit: int
+    window: Window, shard: int, shards: int, tenant: str, events: Sequence[Event], limit: int
 ) -> Iterator[Parcel]:
     text = "\n".join(
         [f"{event.batch} {event.closed_at_ms} {event.id} {event.json}" for event in events]
@@ -127,7 +130,8 @@ def _slice(
     for place, piece in enumerate(pieces):
         numbers = (window.first, window.last, window.closed_at_ms, place, len(pieces))
         header = " ".join(map(str, numbers)).encode()
-        yield Parcel(shard, tenant, _key(window, tenant, place), b"%b\n%b" % (header, piece))
+        key = _key(window, shards, f"{tenant} {place}/{len(pieces)}")
+        yield Parcel(shard, tenant, key, b"%b\n%b" % (header, piece))
 
 
 def _mark(window: Window, parts: dict[str, int] | None) -> bytes:
@@ -142,9 +146,10 @@ def _mark(window: Window, parts: dict[str, int] | None) -> bytes:
     return json.dumps(mark, separators=(",", ":")).encode()
 
 
-def _key(window: Window, whose: str, place: int) -> str:
-    # With the time: another history of the log has other batches of the same numbers.
-    return f"{whose} {window.first}-{window.last} {window.closed_at_ms:x} {place}"
+def _key(window: Window, shards: int, what: str) -> str:
+    # With the time: another history of the log has other batches of the same numbers. And with the
+    # shards: while their number is changed, two workers send the same to different readers.
+    return f"{shards} {window.first}-{window.last} {window.closed_at_ms:x} {what}"
 
 
 def events_in(text: bytes) -> list[Event]:

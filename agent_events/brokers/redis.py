@@ -29,6 +29,8 @@ READ_ENTRIES = 128
 """Entries that one read brings at most, of all shards together."""
 BLOCK_S = 1.0
 """A silent read ends after this; then the streams' ends are looked at."""
+UNUSED_S = 86_400
+"""A stream that nothing is added to for so long goes: of another name, say, or number of shards."""
 LOOK_BACK_ENTRIES = 2_000
 LOOK_BACK_BYTES = 16_777_216
 """So far back from a stream's end its newest mark is looked for."""
@@ -85,7 +87,9 @@ class Outlet:
         for batch in _in_batches(parcels):
             for shard in {parcel.shard for parcel in batch} - self._tallies.keys():
                 self._tallies[shard] = await self._tally_of(shard)
-            await self._line.ask(map(self._add, batch))
+            marked = sorted({parcel.shard for parcel in batch if parcel.is_mark})
+            stay = [("EXPIRE", key_of(self._settings, shard), UNUSED_S) for shard in marked]
+            await self._line.ask([*map(self._add, batch), *stay])
 
     async def close(self) -> None:
         """Closes the connection."""

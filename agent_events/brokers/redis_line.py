@@ -123,4 +123,4 @@ class Line:
         said = in_a_line(error).partition(", with args beginning with")[0]
         if said.startswith(("OOM ", "command not allowed when used memory")):
             return "its memory is full (maxmemory). Give it more, or lower BROKER_BYTES."
-        return f"{without_secrets(said, self._url)}."
+        return f"{without_secrets(said, self._url).rstrip('.')}."

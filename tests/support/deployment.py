@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg
 
-from agent_events.leases import publisher_key
+from agent_events.conf import Settings
+from agent_events.leases import publisher_keys
 from project.nats_server import NatsServer
 from project.redis_server import RedisServer
 from tests.support.server import Program
@@ -46,18 +47,13 @@ class Deployment:
         self.dsn = dsn
         self.broker: Broker | None = None
         self.workers: list[Worker] = []
-        self.shards = settings.get("BROKER_SHARDS", 1)
         self._settings = settings
         self._folder = folder
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of web processes and workers."""
-        settings = dict(self._settings)
         more: dict[str, str] = {}
-        if self.kind in BROKERS:
-            assert self.broker is not None
-            settings.setdefault("BROKER_URL", self.broker.url)
         if self.kind == "layer":
             assert self.broker is not None
             layer = {
@@ -65,7 +61,15 @@ class Deployment:
                 "CONFIG": {"hosts": [self.broker.url]},
             }
             more["TEST_CHANNEL_LAYERS"] = json.dumps({"default": layer})
-        return {**bus_settings(**settings), **more}
+        return {**bus_settings(**self._of_all), **more}
+
+    @property
+    def _of_all(self) -> dict[str, Any]:
+        """AGENT_EVENTS of web processes and workers."""
+        if self.kind not in BROKERS:
+            return self._settings
+        assert self.broker is not None
+        return {"BROKER_URL": self.broker.url, **self._settings}
 
     def worker(self, dsn: str | None = None) -> Worker:
         """Starts another worker."""
@@ -78,7 +82,8 @@ class Deployment:
     def publisher(self, shard: int = 0) -> int | None:
         """The backend that holds a shard's lease."""
         with psycopg.connect(self.dsn, autocommit=True) as db:
-            return holder(db, HOLDERS.format(publisher_key(shard, self.shards)))
+            settings = Settings(**{key.lower(): value for key, value in self._of_all.items()})
+            return holder(db, HOLDERS.format(publisher_keys(settings)[shard]))
 
     def wait_for_publisher(self, shard: int = 0) -> int:
         """The same, once there is one."""

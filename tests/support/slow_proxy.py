@@ -9,11 +9,15 @@ from tests.support.proxy import Proxy
 
 
 class SlowProxy(Proxy):
-    """Passes bytes to one address, each `delay_s` seconds after they came; as many as come."""
+    """Passes bytes to one address, each `delay_s` seconds after they came; as many as come.
+
+    Where `bytes_per_s` is not 0, so many a second each way.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
         self.delay_s = 0.0
+        self.bytes_per_s = 0
         self.late = 0  # bytes that were handed over later
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -42,5 +46,7 @@ class SlowProxy(Proxy):
         while True:
             due, data = await waiting.get()
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self.bytes_per_s:
+                await asyncio.sleep(len(data) / self.bytes_per_s)
             sink.write(data)
             await sink.drain()

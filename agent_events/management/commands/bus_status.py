@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from agent_events.advice import Advice, advice
-from agent_events.broker_status import look, shards_published
+from agent_events.broker_status import leases_wanted, look
 from agent_events.conf import get_settings
 from agent_events.database import listener_dsn, log_dsn
 from agent_events.errors import WrongDatabase
@@ -116,8 +116,8 @@ class Command(LogCommand):
 
     def _trace(self, dsn: str, listen: str, id: int, *, as_json: bool) -> None:
         settings = get_settings()
-        shards = shards_published(settings)
-        journey = asyncio.run(trace(dsn, listen, id, shards=shards, look=partial(look, settings)))
+        leases = leases_wanted(settings)
+        journey = asyncio.run(trace(dsn, listen, id, leases=leases, look=partial(look, settings)))
         if journey.stored is None and journey.gap is None:
             problems = problems_of(journey.status)
             if as_json:
@@ -153,8 +153,8 @@ class Command(LogCommand):
 async def _observe(dsn: str, listen: str, *args: Any, **kwargs: Any) -> Observation:
     """`observe`, the broker too."""
     settings = get_settings()
-    shards = shards_published(settings)
-    return await observe(dsn, listen, *args, **kwargs, shards=shards, look=partial(look, settings))
+    leases = leases_wanted(settings)
+    return await observe(dsn, listen, *args, **kwargs, leases=leases, look=partial(look, settings))
 
 
 def _judge(seen: Observation) -> tuple[list[Problem], Advice | None]:
