@@ -18,6 +18,8 @@ from agent_events.errors import WrongDatabase
 
 BUS_APPLICATION = "agent_events bus"
 """The name of listening connections in pg_stat_activity."""
+PUBLISHER_APPLICATION = "agent_events publisher"
+"""That of the connections that hold leases (`leases`)."""
 SEQUENCER_KEY = "hashtextextended('agent_events sequencer', 'agent_events'::regclass::oid::bigint)"
 """SQL: the advisory lock of the process that closes batches; of this database and this table."""
 COALESCING_KEY = "agent_events_coalescing_key()"

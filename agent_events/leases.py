@@ -16,11 +16,9 @@ from psycopg.rows import TupleRow
 from agent_events.backoff import Backoff
 from agent_events.brokers import SCHEMES
 from agent_events.conf import Settings
-from agent_events.database import CONNECT, HELD_SQL, severed_after
+from agent_events.database import CONNECT, HELD_SQL, PUBLISHER_APPLICATION, severed_after
 from agent_events.outage import Outage
 
-PUBLISHER_APPLICATION = "agent_events publisher"
-"""The name of these connections in pg_stat_activity."""
 TURN_S = 0.5
 """Each so often a worker says that it is there, and tries for what is free."""
 IDLE_MS = 2_000

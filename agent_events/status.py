@@ -22,6 +22,7 @@ from agent_events.database import (
     COALESCING_KEY,
     CONNECT,
     HELD_SQL,
+    PUBLISHER_APPLICATION,
     SEQUENCER_KEY,
     severed_after,
 )
@@ -36,7 +37,6 @@ from agent_events.facts import (
     Setup,
     Status,
 )
-from agent_events.leases import PUBLISHER_APPLICATION
 from agent_events.published import MARKS_SQL, compare, publishers_sql
 
 LOOKS = 200

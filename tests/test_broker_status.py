@@ -29,12 +29,13 @@ from agent_events.broker_status import leases_wanted, look
 from agent_events.brokers.addresses import host_of, without_secrets
 from agent_events.brokers.parcels import parcels_of, shard_of
 from agent_events.conf import Settings
+from agent_events.database import PUBLISHER_APPLICATION
 from agent_events.database_metrics import database_metrics
 from agent_events.facts import Broker, Interval, Publisher, Session, Setup, Shard, Status
 from agent_events.findings import Part, Problem
 from agent_events.health import judge
 from agent_events.journey import verdict
-from agent_events.leases import PUBLISHER_APPLICATION, publisher_keys
+from agent_events.leases import publisher_keys
 from agent_events.problems import problems_of
 from agent_events.sources import SourceState
 from agent_events.status import gather

@@ -16,8 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from agent_events.database import BUS_APPLICATION
-from agent_events.leases import PUBLISHER_APPLICATION
+from agent_events.database import BUS_APPLICATION, PUBLISHER_APPLICATION
 from tests.conftest import Connect
 from tests.support import Server, login, make_tenant, make_user, wait_until
 from tests.support.deployment import BROKERS, KINDS, deployment

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from agent_events.conf import Settings
-from agent_events.leases import PUBLISHER_APPLICATION, Leases
+from agent_events.database import PUBLISHER_APPLICATION
+from agent_events.leases import Leases
 from agent_events.tasks import end
 
 

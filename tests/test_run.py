@@ -19,8 +19,7 @@ import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.test import RequestFactory
 
-from agent_events.database import BUS_APPLICATION
-from agent_events.leases import PUBLISHER_APPLICATION
+from agent_events.database import BUS_APPLICATION, PUBLISHER_APPLICATION
 from project import demo, environment
 from project.demo_data import create_demo_tenants, create_demo_users
 from project.redis_server import RedisServer
