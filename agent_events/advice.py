@@ -26,10 +26,10 @@ GROWS = 0.2
 BUSY_SHARE = 0.9
 BUSY_LOOKS = 10
 """A sequencer that so many of so many looks saw at work has no room left."""
-FAN_OUT_READS = 2_000.0
+FAN_OUT_READS = 1_000.0
 """Reads a second, each of a batch by one of the processes that listen: past that a broker is worth
-its keep. (One is two statements or more, of some 0.13 ms of PostgreSQL's CPU each, as
-`benchmarks.brokers` measures: half a core in all.)"""
+its keep. (One takes some 0.6 ms of PostgreSQL's CPU, with the notifications before it, as
+`benchmarks.brokers` measures: more than half a core in all.)"""
 SEVERAL = 2
 """So many processes read each batch, or more: a broker would take something off PostgreSQL."""
 REMAINS = "What remains: a longer APPEND_INTERVAL_S, a faster disk, partitions: docs/scaling.md."

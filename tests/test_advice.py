@@ -33,7 +33,7 @@ WELL = Status(
     counters=Counters(100.0, 1_000),
 )
 COALESCING = replace(WELL, coalescer=BUS)
-MANY = tuple(replace(BUS, pid=pid) for pid in range(1, 17))
+MANY = tuple(replace(BUS, pid=pid) for pid in range(1, 11))
 BROKER = "nats://me:s3cret@broker:4222"
 QUIET = Interval(1.0, CommitWaits(looks=20), busy=0.0, rings=0, told=0, answers=())
 IDLE = Rates(commits=3, events=0, batches=0, notifications=0, waits_grow=0)
@@ -99,7 +99,7 @@ def test_events_that_come_faster_than_batches_are_closed_are_time_for_a_broker()
     growing = replace(LOAD, waits_grow=0.8)
     assert told(late, QUIET, growing).code == "broker"
     assert "9,000 wait, for 4 s" in told(late, QUIET, growing).words
-    assert "16 processes read each batch there, too" in told(late, QUIET, growing).words
+    assert "10 processes read each batch there, too" in told(late, QUIET, growing).words
     assert told(late, QUIET, replace(LOAD, waits_grow=-0.5)).code != "broker"  # it catches up
     assert told(replace(late, waits_s=0.1), QUIET, growing).code != "broker"
     ringing = replace(WELL, waits_s=4.0, listeners=MANY)
@@ -143,8 +143,8 @@ def test_many_processes_that_read_many_batches_are_time_for_a_broker() -> None:
     found = told(many, QUIET, busy)
     assert (found.code, found.fine) == ("broker", False)
     assert found.words.startswith(
-        "Time for a broker, because 16 processes read each of 180 batches/s from PostgreSQL, which "
-        "makes 2,880 reads/s."
+        "Time for a broker, because 10 processes read each of 180 batches/s from PostgreSQL, which "
+        "makes 1,800 reads/s."
     )
     assert told(replace(many, coalescer=None), QUIET, busy).code == "broker"  # ringing, too
     assert told(many, QUIET, replace(LOAD, batches=90.0)).code == "coalescing"
@@ -163,7 +163,7 @@ def test_processes_in_which_nobody_watches_read_nothing() -> None:
     busy = replace(LOAD, batches=180.0)
     many = replace(COALESCING, listeners=MANY)
     assert told(many, answered(*[0] * 10), busy).fine
-    assert "12 processes" in told(many, answered(0, 0, 3, None, 0, 0), busy).words
+    assert "6 processes" in told(many, answered(0, 0, 3, None, 0, 0), busy).words
 
 
 def test_commits_that_wait_come_before_the_fan_out() -> None:
@@ -193,7 +193,7 @@ def test_where_there_is_a_broker_it_is_never_time_for_one() -> None:
     left = told(replace(COALESCING, listeners=MANY), QUIET, busy, broker_url=BROKER)
     assert left.code == "waits"
     assert "restart web processes" in left.words
-    assert "2,880 reads/s" in left.words
+    assert "1,800 reads/s" in left.words
     assert told(COALESCING, QUIET, busy, broker_url=BROKER).fine
 
 

@@ -6,8 +6,6 @@ What every broker must do is in test_brokers.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import logging
 import os
@@ -22,9 +20,6 @@ from typing import Any
 import nats
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -39,6 +34,7 @@ from agent_events.wire import Event
 from project import nats_server
 from project.broker_server import BrokerServerError
 from project.nats_server import NatsServer
+from tests.support.certificates import Authority
 from tests.support.nats_credentials import make_authority
 from tests.support.waiting import until, wait_until
 
@@ -366,10 +362,11 @@ async def test_a_credentials_file_says_who_one_is(
 async def test_tls_is_checked_against_the_ca_file(
     outlet: Make, inlet: Make, tmp_path: Path
 ) -> None:
-    certificate, key = make_certificate(tmp_path)
+    ours = Authority(tmp_path, "ours")
+    certificate, key = ours.pair("nats")
     with NatsServer(tls_cert=certificate, tls_key=key, user="bus", password="secret") as server:
         assert server.url.startswith("tls://")
-        settings = settings_for(server, broker_ca_file=str(certificate), broker_timeout_s=5.0)
+        settings = settings_for(server, broker_ca_file=str(ours.file), broker_timeout_s=5.0)
         reader, sender = await inlet(settings), await outlet(settings)
         await sender.send(slices(1, 1))
         assert await collect(reader, 1) == slices(1, 1)
@@ -396,32 +393,6 @@ async def test_no_password_goes_to_a_server_without_tls_where_the_address_asks_f
             await outlet(Settings(broker_url=url, broker_timeout_s=TIMEOUT_S))
         await until(lambda: heard)
     assert heard == [b""]
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that is its own authority, and its key, as files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .add_extension(here, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "cert.pem", folder / "key.pem"
 
 
 # Receiving

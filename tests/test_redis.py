@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime
-import ipaddress
 import os
 import signal
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,9 +15,6 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +26,7 @@ from agent_events.window import Window
 from project.broker_server import BrokerServerError
 from project.redis_server import RedisServer
 from tests.support import wait_until
+from tests.support.certificates import Authority, tls_in_front_of
 from tests.support.database import ROOT
 
 ANN = "0b9f1c8e-0000-4000-8000-000000000001"
@@ -379,78 +373,16 @@ async def test_a_user_and_another_database_work(make: Make) -> None:
 async def test_tls_works_and_a_certificate_of_others_is_refused(make: Make, tmp_path: Path) -> None:
     # A server without TLS of its own (as in the wheel) behind something that speaks it.
     server = make(password="geheim")
-    certificate = certify(tmp_path / "ours.pem")
-    other = certify(tmp_path / "other.pem")
-    async with tls_in_front_of(server.port, certificate) as port:
+    ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
+    async with tls_in_front_of(server.port, ours.pair("redis")) as port:
         url = f"rediss://:geheim@127.0.0.1:{port}/0"
 
-        await passes(settings_of(server, broker_url=url, broker_ca_file=str(certificate)))
+        await passes(settings_of(server, broker_url=url, broker_ca_file=str(ours.file)))
 
-        for ca_file in ("", str(other), str(tmp_path / "none.pem")):
+        for ca_file in ("", str(others.file), str(tmp_path / "none.pem")):
             with pytest.raises(BrokerAway) as raised:
                 await Inlet(settings_of(server, broker_url=url, broker_ca_file=ca_file)).open()
             assert "geheim" not in str(raised.value)
-
-
-def certify(path: Path) -> Path:
-    """A key and its own certificate for 127.0.0.1, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-@asynccontextmanager
-async def tls_in_front_of(port: int, certificate: Path) -> AsyncIterator[int]:
-    """Takes TLS and passes what is in it to a port of this machine; yields its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def passing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        for one in (passing(reader, far_writer), passing(far_reader, writer)):
-            tasks.add(asyncio.create_task(one))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # The server of tests and benchmarks
