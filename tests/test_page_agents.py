@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from agent_events.agents_now import MOST_EVENTS
 from tests.support.live_page import LATE_S, Site
@@ -110,6 +110,27 @@ def test_a_question_that_is_older_than_all_that_is_read_is_still_first(
     site.page.reload()
     fleet.expect_order("dora", "anna")
     state_of(fleet.line("dora"), "needsHuman")
+
+
+def test_an_answer_from_before_the_page_is_asked_for_again(fleet: Fleet, site: Site) -> None:
+    """The server gives everybody the look of a moment ago."""
+    fleet.says("anna", "message")
+    fleet.expect_order("anna")
+    old = site.page.request.get(f"{site.server.url}/api/agents/now?tenant={site.tenant}").text()
+    fleet.says("bert", "run.started", run_id="r1", task="Find it")
+    fleet.expect_order("bert", "anna")
+    answers = [old]
+
+    def answer(route: Route) -> None:
+        if answers:
+            route.fulfill(body=answers.pop(), content_type="application/json")
+        else:
+            route.continue_()
+
+    site.page.route("**/api/agents/now?*", answer)
+    site.page.reload()
+    fleet.expect_order("bert", "anna")
+    assert not answers
 
 
 def test_a_click_narrows_the_feed_to_an_agent_and_the_rail_shows_all(

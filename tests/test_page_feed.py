@@ -22,9 +22,18 @@ def insert_many(site: Site, n: int, event_type: str = "turn_complete") -> None:
     )
 
 
+def all_in_the_log(site: Site) -> None:
+    """Waits until every event has its place: a page that is opened then begins with them."""
+    whole = "SELECT total = (SELECT count(*) FROM agent_events) FROM agent_events_head()"
+    wait_until(
+        lambda: site.database.execute(whole).fetchone() == (True,), LATE_S, "all to be in the log"
+    )
+
+
 def filled(site: Site, n: int) -> None:
     """The page shows so many rows, and is at its top."""
     insert_many(site, n)
+    all_in_the_log(site)
     site.page.reload()
     expect(site.state).to_have_text("Live", timeout=LATE_MS)
     wait_until(lambda: len(site.shown()) >= min(n, 100), LATE_S, "the first rows")

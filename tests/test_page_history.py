@@ -10,7 +10,7 @@ from playwright.sync_api import Route, expect
 from tests.support import manage, wait_until
 from tests.support.live_page import LATE_S, Site
 from tests.support.server import Server
-from tests.test_page_feed import LATE_MS, filled, insert_many
+from tests.test_page_feed import LATE_MS, all_in_the_log, filled, insert_many
 
 FOOT = "#foot"
 
@@ -86,12 +86,7 @@ def test_a_filter_that_finds_nothing_for_long_is_looked_further_by_a_click(site:
     site.insert("needle")
     # One look of the server's is some thousand rows, and the page looks a few times by itself.
     insert_many(site, 100_000)
-    whole = "SELECT total = (SELECT count(*) FROM agent_events) FROM agent_events_head()"
-    wait_until(
-        lambda: site.database.execute(whole).fetchone() == (True,),
-        LATE_S,
-        "all to be in the log",
-    )
+    all_in_the_log(site)
     site.page.goto(f"{site.server.url}/?type=needle")
     foot = site.page.locator(FOOT)
     expect(foot).to_contain_text("Nothing found back to", timeout=LATE_MS)

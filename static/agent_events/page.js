@@ -184,6 +184,8 @@ export class Page {
   /** @param {string} cursor */
   #open(cursor) {
     this.stream?.close();
+    /** Where the stream begins: it says nothing of what came before. */
+    this.place = cursor;
     const { config } = this;
     /** What the stream was asked for. */
     this.streamed = this.filter;

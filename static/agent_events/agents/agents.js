@@ -149,6 +149,9 @@ export class Agents {
     this.pendingEvents = 0;
     if (!this.filtered) for (const batch of pending) this.#apply(batch);
     if (!this.isOffline) this.rail.note("");
+    // It may be a moment old, and from before the place where our stream began.
+    const { place } = this.page;
+    if (place && place !== "latest" && answer.cursor < place) this.asker.doubt();
     if (!this.loaded) this.told = this.#newestQuestion();
     this.loaded = true;
     this.#draw();
