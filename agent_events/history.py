@@ -5,7 +5,7 @@ one way gives first the other way never gives.
 """
 
 import re
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from agent_events.log import (
     PAGE_ON_SQL,
     LedgerRow,
     Log,
+    Params,
     Resolved,
     page_args,
     page_of,
@@ -90,7 +91,7 @@ class _DjangoLog(Log):
     def __init__(self) -> None:  # deliberately without the pool
         self._settings = get_settings()
 
-    async def _rows(self, query: str, params: Sequence[Any] = ()) -> list[Any]:
+    async def _rows(self, query: str, params: Params = ()) -> list[Any]:
         with connections[self._settings.database].cursor() as cursor:
             cursor.execute(query, params)
             rows: list[Any] = cursor.fetchall()

@@ -1,7 +1,7 @@
 """Reading the log: from a position, the head, and what a client's cursor means here."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -68,7 +68,7 @@ HEAD_SQL = f"""
 """
 LEDGER_SQL = f"""
     SELECT n, total, {MS_SQL.format("closed_at")} FROM agent_event_batches
-     WHERE n >= %s ORDER BY n LIMIT %s
+     WHERE n >= %(n)s ORDER BY n LIMIT %(limit)s
 """
 FRESH_ROWS = 64
 FRESH_BYTES = 32_768
@@ -77,7 +77,7 @@ socket's buffers take, so that a process that stops reading holds nobody up."""
 # The ledger from a batch on. Where it has one more, a small one, its events come along: one round
 # trip, and one statement, less for what is live.
 AHEAD_SQL = f"""
-    WITH ahead AS MATERIALIZED ({LEDGER_SQL.replace("%s", "%(n)s", 1).replace("%s", "%(limit)s")}),
+    WITH ahead AS MATERIALIZED ({LEDGER_SQL}),
          fresh AS MATERIALIZED (
              SELECT max(n) AS n FROM ahead
              HAVING count(*) = 2 AND max(total) - min(total) <= {FRESH_ROWS}
@@ -91,6 +91,10 @@ AHEAD_SQL = f"""
 
 MOST_APPENDS = 20
 """Batches that a process closes at a time where nobody else does."""
+
+
+Params = Sequence[Any] | Mapping[str, Any]
+"""A statement's, in order or by name."""
 
 
 class LedgerRow(NamedTuple):
@@ -198,7 +202,7 @@ class Log:
         rows = await self._rows(NOTIFY_SQL, (channel, body))
         return bool(rows)
 
-    async def _rows(self, query: str, params: Sequence[Any] = ()) -> list[TupleRow]:
+    async def _rows(self, query: str, params: Params = ()) -> list[TupleRow]:
         async with self._connection() as connection:
             return await (await connection.execute(query, params)).fetchall()
 
@@ -227,7 +231,8 @@ class Log:
 
     async def ledger(self, first: int, limit: int = 1_000) -> list[LedgerRow]:
         """Up to `limit` ledger rows from batch `first` on."""
-        return [LedgerRow(*row) for row in await self._rows(LEDGER_SQL, (first, limit))]
+        rows = await self._rows(LEDGER_SQL, {"n": first, "limit": limit})
+        return [LedgerRow(*row) for row in rows]
 
     async def window(
         self, first: int, last: int, tenants: frozenset[str] | None, most: int | None = None

@@ -144,17 +144,13 @@ class Cluster:
 
     def log_size(self) -> int:
         """Bytes in the server's log by now."""
-        return self._log.stat().st_size
+        return self.server.log_file.stat().st_size
 
     def log_since(self, size: int) -> str:
         """What it has logged since `log_size()` said `size`."""
-        with self._log.open("rb") as file:
+        with self.server.log_file.open("rb") as file:
             file.seek(size)
             return file.read().decode(errors="replace")
-
-    @property
-    def _log(self) -> Path:
-        return self.server.data_dir / "postgres.log"
 
 
 def _spent_s(process: psutil.Process) -> float:

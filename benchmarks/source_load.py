@@ -6,19 +6,18 @@ its sessions alone): polls, appends, reads, and what a transaction begins and en
 
 from __future__ import annotations
 
-import re
 import time
 from functools import partial
 
 from benchmarks.cluster import Cluster, cluster
 from benchmarks.frame import Part, Row, alone, at_most
 from benchmarks.load import pgbench
+from benchmarks.statements import statements_since
 from benchmarks.subscriber import subscriber
 
 IDLE_S, BUSY_S, SETTLE_S = 20.0, 10.0, 2.0
 RATE, CONNECTIONS = 5_000, 16
 LOG_ALL = {"PGOPTIONS": "-c log_statement=all"}
-STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*|fastpath[^:]*):")
 
 
 def measure(quick: bool) -> Part:
@@ -50,21 +49,17 @@ def _idle(server: Cluster, dsn: str, seconds: float) -> tuple[float, float]:
         time.sleep(min(SETTLE_S, seconds))
         before, cpu_s = server.log_size(), server.cpu_s()
         time.sleep(seconds)
-        count = _statements(server, before)
+        count = statements_since(server, before)
         return count / seconds, (server.cpu_s() - cpu_s) / seconds * 1_000
 
 
 def _busy(server: Cluster, dsn: str, seconds: float) -> tuple[float, float]:
     """Statements a second, and the commits a second that went on meanwhile."""
     with subscriber(dsn, env=LOG_ALL, MODE="coalesce") as watching:
-        count = partial(_statements, server, server.log_size())
+        count = partial(statements_since, server, server.log_size())
         load = pgbench(server, dsn, CONNECTIONS, seconds, rate=RATE, count=count)
         watching.expect(load.written)
     return load.counted / seconds, load.per_s
-
-
-def _statements(server: Cluster, since: int) -> int:
-    return len(STATEMENT.findall(server.log_since(since)))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ from agent_events.conf import Settings
 from project.embedded import EmbeddedPostgres
 from project.nats_server import NatsServer
 from tests.conftest import Report, fresh_database
-from tests.support import Server, login
+from tests.support import Server
 from tests.support.broker import SHARD_0, event, parcels, send, take, window
+from tests.support.broker_faults import Told
 from tests.support.deployment import deployment
-from tests.support.load import GONE
 from tests.support.nats_cluster import JETSTREAM, SERVERS, NatsCluster
 from tests.support.nats_stranger import in_nats
-from tests.support.streams import websocket
 from tests.support.waiting import until, wait_until
 from tests.support.watch import Watch, watched
 
@@ -159,49 +158,18 @@ def pause(came: list[float], since: float) -> str:
 # A whole deployment
 
 
-class World:
-    """A worker, two web processes and the cluster in between, under load.
+class World(Told):
+    """A worker, two web processes and the cluster in between, under load."""
 
-    Attributes:
-        told: the kinds of the frames that one more client, of the second web process, was sent.
-    """
+    TOLD_S = COME_S = BOUND_S
 
     def __init__(self, watch: Watch, webs: list[Server], cluster: NatsCluster) -> None:
-        self.told: list[str] = []
-        self.watch = watch
+        super().__init__(watch, webs[-1])
         self.cluster = cluster
-        self._web = webs[-1]
-
-    async def listen(self) -> None:
-        """Fills `told`, until cancelled."""
-        cookies = login(self._web, "ann")
-        while True:
-            try:
-                async with websocket(self._web, cookies) as socket:
-                    while True:
-                        self.told.append((await socket.frame())["type"])
-            except GONE:
-                await asyncio.sleep(0.05)
-
-    async def until_told(self, kind: str, since: int) -> None:
-        """Waits until that client was sent such a frame, behind its `since`th."""
-        await until(lambda: kind in self.told[since:], BOUND_S)
 
     def pause(self, since: float) -> str:
         """The longest time that a subscriber who stayed waited for an event, since then."""
         return pause(list(self.watch.followers[0].at.values()), since)
-
-    async def exact_so_far(self) -> None:
-        """Waits until all that was committed has come, and compares. The load goes on then."""
-        with self.watch.load.paused():
-            await asyncio.to_thread(wait_until, self.watch.quiet, 20, "all to be in the ledger")
-            with self.watch.connection() as db:
-                row = db.execute("SELECT count(*) FROM agent_events").fetchone()
-            assert row is not None
-            for follower in self.watch.followers:
-                seen = follower.seen
-                await until(lambda seen=seen: len(seen) >= row[0], BOUND_S)  # type: ignore[misc]
-            self.watch.exact()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -224,13 +192,8 @@ async def world(
             try:
                 async with watched(dsn, server, env=deployed.env, pause_s=0.05) as watch:
                     made = World(watch, webs, cluster)
-                    listening = asyncio.create_task(made.listen())
-                    try:
-                        await made.until_told("live", 0)
+                    async with made.listening():
                         yield made
-                    finally:
-                        listening.cancel()
-                        await asyncio.gather(listening, return_exceptions=True)
             finally:
                 for web in webs:
                     web.stop()

@@ -291,7 +291,7 @@ class ListeningConnection:
         args = {"n": n, "limit": LEDGER_ROWS, "tenants": wanted}
         with suppress(psycopg.errors.NoDataFound):  # that batch was pruned already
             return ahead_of(await (await self._bus.execute(AHEAD_SQL, args)).fetchall())
-        cursor = await self._bus.execute(LEDGER_SQL, (n, LEDGER_ROWS))
+        cursor = await self._bus.execute(LEDGER_SQL, args)
         return [LedgerRow(*row) for row in await cursor.fetchall()], None
 
     async def wait(self) -> Wake:

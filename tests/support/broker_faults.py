@@ -104,40 +104,86 @@ async def reading(marks: Marks) -> AsyncIterator[Marks]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-class World:
-    """A deployment under load, to be broken again and again.
+class Told:
+    """What is watched under load, and one more client, which notes what it is told.
 
     Attributes:
-        told: the kinds of the frames that one more client, of the second web process, was sent.
+        told: the kinds of the frames that it was sent.
+    """
+
+    TOLD_S, COME_S = 20.0, 30.0
+    """So long it may take until it is told something, and until all has come."""
+
+    def __init__(self, watch: Watch, web: Server) -> None:
+        self.told: list[str] = []
+        self.watch = watch
+        self._web = web
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Within the block the client is there, and was told `live`."""
+        task = asyncio.create_task(self._listen())
+        try:
+            await self.until_told("live", 0)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        cookies = login(self._web, "ann")
+        while True:
+            try:
+                async with websocket(self._web, cookies) as socket:
+                    while True:
+                        self.told.append((await socket.frame())["type"])
+            except GONE:
+                await asyncio.sleep(0.05)
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+        """`wait_until`, while clients go on."""
+        return await asyncio.to_thread(wait_until, condition, timeout_s, what)
+
+    async def until_told(self, kind: str, since: int) -> None:
+        """Waits until the one client was sent such a frame, behind its `since`th."""
+        await self.until(
+            lambda: kind in self.told[since:], self.TOLD_S, f"a stream to be told {kind}"
+        )
+
+    async def exact_so_far(self) -> None:
+        """Waits until all of it came, and compares. The load goes on afterwards."""
+        with self.watch.load.paused():
+            await self.until(self.watch.quiet, 20, "all events to be in the ledger")
+            with self.watch.connection() as db:
+                row = db.execute("SELECT count(*) FROM agent_events").fetchone()
+            assert row is not None
+            for follower in self.watch.followers:
+                seen = follower.seen
+                await self.until(partial(_has, seen, row[0]), self.COME_S, "all to have come")
+            self.watch.exact()
+
+
+class World(Told):
+    """A deployment under load, to be broken again and again.
+
+    The one more client is at the second web process.
     """
 
     def __init__(
         self, deployed: Deployment, watch: Watch, webs: list[Server], proxy: SlowProxy
     ) -> None:
         assert deployed.broker is not None
+        super().__init__(watch, webs[1])
         self.deployed = deployed
-        self.watch = watch
         self.webs = webs
         self.proxy = proxy
         self.broker: Any = deployed.broker
-        self.told: list[str] = []
         self.marks = Marks(self.broker.url)
 
     @property
     def kind(self) -> str:
         """Of the broker."""
         return self.deployed.kind
-
-    async def listen(self) -> None:
-        """Fills `told`, until cancelled."""
-        cookies = login(self.webs[1], "ann")
-        while True:
-            try:
-                async with websocket(self.webs[1], cookies) as socket:
-                    while True:
-                        self.told.append((await socket.frame())["type"])
-            except GONE:
-                await asyncio.sleep(0.05)
 
     def publisher(self) -> Worker:
         """The worker that publishes; waits until there is one."""
@@ -177,14 +223,6 @@ class World:
         assert found is not None, answer.text
         return int(float(found[1]))
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-        """`wait_until`, while clients go on."""
-        return await asyncio.to_thread(wait_until, condition, timeout_s, what)
-
-    async def until_told(self, kind: str, since: int) -> None:
-        """Waits until the one client was sent such a frame, behind its `since`th."""
-        await self.until(lambda: kind in self.told[since:], 20, f"a stream to be told {kind}")
-
     async def published_again(self, since: float) -> float:
         """Seconds from then until the broker had what was committed afterwards."""
 
@@ -200,18 +238,6 @@ class World:
             row = db.execute("SELECT max(n) FROM agent_event_batches").fetchone()
         assert row is not None
         return int(row[0])
-
-    async def exact_so_far(self) -> None:
-        """Waits until all of it came, and compares. The load goes on afterwards."""
-        with self.watch.load.paused():
-            await self.until(self.watch.quiet, 20, "all events to be in the ledger")
-            with self.watch.connection() as db:
-                row = db.execute("SELECT count(*) FROM agent_events").fetchone()
-            assert row is not None
-            for follower in self.watch.followers:
-                seen = follower.seen
-                await self.until(partial(_has, seen, row[0]), 30, "all to have come")
-            self.watch.exact()
 
 
 def _has(seen: list[int], count: int) -> bool:
@@ -263,14 +289,11 @@ async def world_of(kind: str, dsn: str, folder: Path) -> AsyncIterator[World]:
         try:
             async with watched(dsn, server, env=deployed.env, pause_s=0.05) as watch:
                 world = World(deployed, watch, webs, proxy)
-                listening = asyncio.create_task(world.listen())
-                try:
-                    await world.until_told("live", 0)
-                    async with nullcontext() if kind == "layer" else reading(world.marks):
-                        yield world
-                finally:
-                    listening.cancel()
-                    await asyncio.gather(listening, return_exceptions=True)
+                async with (
+                    world.listening(),
+                    nullcontext() if kind == "layer" else reading(world.marks),
+                ):
+                    yield world
         finally:
             for web in webs:
                 web.stop()

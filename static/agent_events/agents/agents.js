@@ -41,8 +41,6 @@ export class Agents {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.soon = undefined;
     this.loaded = false;
-    /** Another stream is about to open: what came before its place is not known. */
-    this.unsure = false;
     this.isOffline = false;
     /** @param {string} id */
     const ofSeveral = (id) => (page.config.everything && !page.view.tenant ? page.tenantName(id) : "");
@@ -93,11 +91,7 @@ export class Agents {
   /** Who looks at the rail is not left to believe what nobody says any more. @param {State} state */
   state(state) {
     this.asker.rest(state.name === "signedOut" || state.name === "stopped");
-    if (state.name === "live" && this.unsure) {
-      // Between the answer of then and the place where the stream began there may be something.
-      this.unsure = false;
-      this.asker.doubt();
-    }
+    if (state.name === "live" && this.now.cursor) this.#check();
     const isOffline = OFFLINE.has(state.name);
     if (isOffline === this.isOffline) return;
     this.isOffline = isOffline;
@@ -115,7 +109,6 @@ export class Agents {
       // With or without a filter: the stream said less than all, or will.
       this.asker.doubt();
     }
-    this.unsure = true;
     if (view.run !== before.run) this.run.show(view);
     this.#draw();
   }
@@ -149,12 +142,16 @@ export class Agents {
     this.pendingEvents = 0;
     if (!this.filtered) for (const batch of pending) this.#apply(batch);
     if (!this.isOffline) this.rail.note("");
-    // It may be a moment old, and from before the place where our stream began.
-    const { place } = this.page;
-    if (place && place !== "latest" && answer.cursor < place) this.asker.doubt();
+    this.#check();
     if (!this.loaded) this.told = this.#newestQuestion();
     this.loaded = true;
     this.#draw();
+  }
+
+  /** Between the last answer and the place where our stream began there may be something. */
+  #check() {
+    const { place } = this.page;
+    if (place && place !== "latest" && this.now.cursor < place) this.asker.doubt();
   }
 
   #tick() {
