@@ -38,6 +38,8 @@ RATES = tuple(100 * round(40 * 1.25**step) for step in range(14))
 """4,000 to 72,800 events/s."""
 SECONDS, SETTLE_S, REPEATS = 2.0, 1.0, 3
 TRIES = 2
+EVENLY = 0.95
+"""Of a rate, the least that the producer has to make of it."""
 BEHIND_S = 0.5
 """So far may the broker's newest mark be behind when the producer has ended."""
 DRAIN_TIMEOUT_S = 60.0
@@ -61,6 +63,8 @@ class Stretch:
     server: Cluster
     dsn: str
     way: Between
+    quick: bool
+    """Whatever a rate came to counts as carried: how fast the machine is says nothing then."""
 
     async def highest(
         self, tenants: int, rates: Sequence[int], seconds: float, settle_s: float
@@ -100,15 +104,15 @@ class Stretch:
             now = self._spent()
             producer.end()
             late = not await reader.has(before + producer.made, BEHIND_S)
-            if not await reader.has(before + producer.made, DRAIN_TIMEOUT_S):
+            if late and not await reader.has(before + producer.made, DRAIN_TIMEOUT_S):
                 raise TimeoutError(f"the broker was {DRAIN_TIMEOUT_S:g} s behind")
         head = (await reader.head())[0]
         carried = await reader.read_to(head)
-        if events < 0.95 * rate * took_s:
+        if events < (1 if self.quick else EVENLY * rate * took_s):
             return None, f"the producer made {events / took_s:,.0f}"
         if carried != producer.made:
             return None, f"{carried:,} of {producer.made:,} events were in the broker"
-        if late:
+        if late and not self.quick:
             return None, f"the broker was more than {BEHIND_S:g} s behind"
         cpu = {name: (now[name] - spent[name]) * 1e6 / events for name in now}
         return {CARRIED: events / took_s, **cpu}, ""
@@ -133,7 +137,7 @@ def measure(quick: bool) -> Part:
     """Two rows for each broker, number of tenants, and number of workers."""
     few = 1 if quick else None
     tenants, workers, rates = TENANTS[:few], WORKERS[:few], RATES[:few]
-    seconds, settle_s, repeats = (0.3, 0.1, 1) if quick else (SECONDS, SETTLE_S, REPEATS)
+    seconds, settle_s, repeats = (1.0, 0.1, 1) if quick else (SECONDS, SETTLE_S, REPEATS)
     taken: dict[Case, list[Figures]] = {}
     layouts = [(kind, count) for count in workers for kind in BROKERS]
     with cluster() as server:
@@ -144,7 +148,7 @@ def measure(quick: bool) -> Part:
                     between(kind, dsn, count, **KEPT) as way,
                 ):
                     for many in tenants:
-                        stretch = Stretch(server, dsn, way)
+                        stretch = Stretch(server, dsn, way, quick)
                         figures = asyncio.run(stretch.highest(many, rates, seconds, settle_s))
                         taken.setdefault((kind, many, count), []).append(figures)
                         told = ", ".join(f"{name} {number(figures[name])}" for name in figures)
