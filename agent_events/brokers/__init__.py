@@ -18,8 +18,6 @@ from agent_events.conf import Settings
 SCHEMES = {
     "nats": "nats",
     "tls": "nats",
-    "ws": "nats",
-    "wss": "nats",
     "redis": "redis",
     "rediss": "redis",
     "unix": "redis",

@@ -14,7 +14,7 @@ from agent_events.bus import layer_is_shared
 from agent_events.checks.configuration import valid_settings
 from agent_events.conf import Settings
 
-WITH_TLS = ("tls", "wss", "rediss")
+WITH_TLS = ("tls", "rediss")
 SOCKET_FILE = "unix"
 
 _EXAMPLE = (
