@@ -80,6 +80,7 @@ BLOCKED_S = 0.3
 class Batch(NamedTuple):
     """A batch that was just closed: its number, its events, its time in ms since 1970.
 
+    `more`: it was full before all that is there was in it, and nothing rings again for the rest.
     `before_ms` is the time of the batch before: a caller that remembers another one is in another
     history. None where that batch was closed a moment ago.
     """
@@ -88,6 +89,7 @@ class Batch(NamedTuple):
     rows: int
     closed_at_ms: int
     before_ms: int | None
+    more: bool
 
 
 class Look(NamedTuple):
@@ -206,12 +208,13 @@ class Sequencer:
             if clearing is not None:
                 await end([clearing])
         self._blocked = False
-        listening, head, at_ms, oldest, n, count, closed_at_ms, before_ms, told, *event = rows[0]
+        listening, head, at_ms, oldest, n, *closed, told = rows[0][:-EVENT_COLUMNS]
         look = Look(listening, head, at_ms)
         if n is None:
             return Appended(look, None, False, oldest, None)
-        events = () if event[0] is None else live_of([row[-EVENT_COLUMNS:] for row in rows])
-        return Appended(look, Batch(n, count, closed_at_ms, before_ms), bool(told), oldest, events)
+        found = [row[-EVENT_COLUMNS:] for row in rows]
+        events = () if found[0][0] is None else live_of(found)
+        return Appended(look, Batch(n, *closed), bool(told), oldest, events)
 
     async def _clear_the_way(self) -> None:
         """Ends the sessions that the append in progress waits for, if it waits."""

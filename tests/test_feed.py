@@ -16,6 +16,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 from psycopg.rows import TupleRow
 
+from agent_events import metrics
 from agent_events.bus import pump
 from agent_events.conf import Settings
 from agent_events.feed import Feed
@@ -384,6 +385,33 @@ async def test_without_any_notification_the_poll_finds_the_events(
         made = insert(connection, HARBOUR)
         connection.commit()
         assert await take(viewer, 1) == [made]
+
+
+async def test_a_commit_is_looked_for_once_and_what_a_full_batch_left_at_once(
+    dsn: str, connect: Connect
+) -> None:
+    def looks() -> float:
+        return metrics.OURS.get_sample_value("agent_events_append_duration_seconds_count") or 0
+
+    connection = connect()
+    options = replace(OPTIONS, poll_interval_s=60, tick_timeout_s=90, batch_limit=2)
+    async with process(dsn, options=options) as one:
+        viewer = await one.live((HARBOUR,))
+        assert [insert(connection, HARBOUR)] == await take(viewer, 1)
+        before = looks()
+        for _ in range(5):
+            assert [insert(connection, HARBOUR)] == await take(viewer, 1)
+            await asyncio.sleep(10 * options.append_interval_s)  # in which nothing happens
+        assert looks() - before == 5
+        # Five that rang nothing, and one that rings: they are three batches.
+        quiet = connect(autocommit=False)
+        made = []
+        for _ in range(5):
+            quiet.execute("SET LOCAL agent_events.quiet = on")
+            made.append(insert(quiet, HARBOUR))
+            quiet.commit()
+        made.append(insert(connection, HARBOUR))
+        assert await take(viewer, 6) == made
 
 
 async def test_a_transaction_too_large_for_a_window_is_read_from_the_log(

@@ -198,20 +198,21 @@ class ListeningConnection:
         if self.leads:
             pace.closed(began, rows)
             await self._keep_pace(appended)
-        self._plan_next(began, rows)
+        self._plan_next(began, rows, more=batch is not None and batch.more)
         return appended
 
-    def _plan_next(self, began: float, rows: int) -> None:
+    def _plan_next(self, began: float, rows: int, *, more: bool) -> None:
         """When to append next: at `_append_at` unasked, at a ring not before `_not_before`."""
-        if 2 * rows >= self._settings.batch_limit:  # there may be more, at once
+        if more:
             self._append_at = self._not_before = 0.0
+            self._rung_at = None if self.leads else began
             return
         # (Not longer than a poll: the server ends a session that says nothing.)
         interval_s = min(self._settings.append_interval_s, self._settings.poll_interval_s)
         self._not_before = began + interval_s if rows > BUSY_ROWS else 0.0
         interval_s = max(LEAST_INTERVAL_S, 2 * interval_s if rows > CROWDED_ROWS else interval_s)
-        # A batch may have been cut before all that is there, and nothing rings again for the rest.
-        next_s = interval_s if rows or self.coalescing else inf
+        # (Deaf, for as long as there is something: nothing tells it.)
+        next_s = interval_s if self.coalescing or (rows and self._deaf) else inf
         if self.leads and self._pace.mode is Mode.DRAINING:
             next_s = min(next_s, self._pace.next_drain_s())
         self._append_at = began + next_s

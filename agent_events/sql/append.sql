@@ -31,9 +31,10 @@ AS $$
             || pg_catalog.array_to_string(running, ','))::pg_snapshot
 $$;
 
--- Closes the next batch, if anything new became visible: returns one row (n, rows, closed_at), or
--- no row when there is nothing new or when somebody else closed the same batch first (then call
--- again, in a new transaction). It never returns events: they are read after this has committed.
+-- Closes the next batch, if anything new became visible: returns one row (n, rows, closed_at, more),
+-- or no row when there is nothing new or when somebody else closed the same batch first (then call
+-- again, in a new transaction). `more`: the batch was full before all that is new was in it; call
+-- again. It never returns events: they are read after this has committed.
 --
 -- Anyone may call it at any time, in a transaction of its own. Locks: none on agent_events; two
 -- callers meet on the ledger's primary key, where the later one waits for the earlier (1 s at most).
@@ -43,7 +44,7 @@ $$;
 -- what a later statement happens to see: finished transactions stay finished.
 CREATE FUNCTION @schema@.agent_events_append(
     batch_limit integer DEFAULT 10000,
-    OUT n bigint, OUT rows bigint, OUT closed_at timestamptz
+    OUT n bigint, OUT rows bigint, OUT closed_at timestamptz, OUT more boolean
 )
 RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
@@ -145,6 +146,7 @@ BEGIN
     IF cardinality(taken) < cardinality(late) OR late_rows > batch_limit THEN
         -- They fill a batch by themselves: the rest of the past waits its turn.
         rows := late_rows;
+        more := true;
         next_seen := @schema@.agent_events_snapshot(old_xmax, ARRAY(
             SELECT x FROM pg_snapshot_xip(head.seen) AS running(x)
              WHERE x <> ALL (taken) ORDER BY x));
@@ -177,8 +179,10 @@ BEGIN
         END IF;
         IF tx_rows <= room THEN
             rows := late_rows + tx_rows;
+            more := false;
             next_seen := now_seen;
         ELSE
+            more := true;
             -- Cut before the transaction that does not fit; behind it where it fills all alone.
             IF late_rows = 0 AND first_tx = last_tx THEN
                 last_tx := (last_tx::text::bigint + 1)::text::xid8;

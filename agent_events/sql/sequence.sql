@@ -170,15 +170,15 @@ CREATE FUNCTION @schema@.agent_events_sequence(
     batch_limit integer, tell_rows integer, tenants uuid[], max_rows integer, max_bytes integer
 )
 RETURNS TABLE (
-    n bigint, rows bigint, closed_at_ms bigint, before_ms bigint, told boolean,
+    n bigint, rows bigint, closed_at_ms bigint, before_ms bigint, more boolean, told boolean,
     batch bigint, event_closed_at_ms bigint, id bigint, event text
 )
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    SELECT a.n, a.rows, floor(extract(epoch FROM a.closed_at) * 1000)::bigint
-      INTO n, rows, closed_at_ms FROM @schema@.agent_events_append(batch_limit) AS a;
+    SELECT a.n, a.rows, floor(extract(epoch FROM a.closed_at) * 1000)::bigint, a.more
+      INTO n, rows, closed_at_ms, more FROM @schema@.agent_events_append(batch_limit) AS a;
     IF n IS NULL THEN
         RETURN;
     END IF;
@@ -197,7 +197,7 @@ BEGIN
         RETURN QUERY
         SELECT agent_events_sequence.n, agent_events_sequence.rows,
                agent_events_sequence.closed_at_ms, agent_events_sequence.before_ms,
-               agent_events_sequence.told, l.*
+               agent_events_sequence.more, agent_events_sequence.told, l.*
           FROM (SELECT 1) AS one
           LEFT JOIN @schema@.agent_events_live(tenants, agent_events_sequence.n, max_bytes) AS l ON true;
     END IF;
