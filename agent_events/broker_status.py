@@ -10,7 +10,7 @@ from channels.exceptions import InvalidChannelLayerError
 from django.core.exceptions import ImproperlyConfigured
 
 from agent_events import brokers
-from agent_events.brokers.addresses import host_of, without_secrets
+from agent_events.brokers.addresses import extra_of, host_of, without_secrets
 from agent_events.brokers.parcels import Mark, shard_of
 from agent_events.bus import layer_is_shared
 from agent_events.conf import Settings
@@ -46,7 +46,7 @@ async def look(
     marks: dict[int, Mark | None] = {}
     kind = trouble = ""
     try:
-        kind = brokers.extra_of(settings.broker_url)
+        kind = extra_of(settings.broker_url)
         async with asyncio.timeout(timeout_s):
             marks = await _marks(settings, tenant)
     except TimeoutError:

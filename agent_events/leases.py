@@ -8,13 +8,14 @@ moment does no harm: what is published twice is dropped by its readers (the one 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from agent_events.backoff import Backoff
-from agent_events.brokers import SCHEMES
+from agent_events.brokers.addresses import extra_of
 from agent_events.conf import Settings
 from agent_events.database import CONNECT, HELD_SQL, PUBLISHER_APPLICATION, severed_after
 from agent_events.outage import Outage
@@ -43,7 +44,9 @@ def _key(settings: Settings, what: str) -> str:
     # the new one. (Not by its address: each machine may know it by another.)
     where = f"layer {settings.channel_layer}"
     if settings.broker_url:
-        kind = SCHEMES.get(settings.broker_url.partition(":")[0], "")
+        kind = ""
+        with suppress(ValueError):  # no address: nobody publishes
+            kind = extra_of(settings.broker_url)
         where = f"{kind} {settings.broker_name}"
     name = f"agent_events {what} {where}".replace("'", "''")
     return f"hashtextextended('{name}', 'agent_events'::regclass::oid::bigint)"

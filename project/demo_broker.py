@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from agent_events.brokers import extra_of
+from agent_events.brokers.addresses import extra_of
 from project.broker_server import BrokerServer, BrokerServerError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_events.brokers import SCHEMES
+from agent_events.brokers.addresses import SCHEMES
 from tests.support.database import ROOT
 
 

@@ -8,21 +8,12 @@ readers notice from the batch numbers (the one rule) and read the log.
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from agent_events.brokers.addresses import extra_of
 from agent_events.brokers.parcels import Mark, Parcel
 from agent_events.conf import Settings
-
-SCHEMES = {
-    "nats": "nats",
-    "tls": "nats",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-}
-"""What an address begins with, and the extra that it takes."""
 
 
 class Outlet(Protocol):
@@ -86,33 +77,27 @@ class Inlet(Protocol):
         ...
 
 
-def extra_of(url: str) -> str:
-    """The extra that an address of a broker takes; raises ValueError where it is none.
-
-    The message does not repeat the address, which may hold a password.
-    """
-    parts = urlsplit(url.split(",")[0])
-    extra = SCHEMES.get(parts.scheme, "")
-    if not extra or not (parts.netloc or parts.scheme == "unix"):
-        raise ValueError('an address such as "nats://host:4222" or "redis://host:6379/0"')
-    return extra
-
-
 def outlet_of(settings: Settings) -> Outlet:
-    """The sending end of BROKER_URL. Raises ImproperlyConfigured where its library is missing."""
+    """The sending end of BROKER_URL.
+
+    Raises ImproperlyConfigured where that is no address, or its library is missing.
+    """
     made: Outlet = _library(settings).Outlet(settings)
     return made
 
 
 def inlet_of(settings: Settings) -> Inlet:
-    """The receiving end of BROKER_URL. Raises ImproperlyConfigured where its library is missing."""
+    """The receiving end of BROKER_URL. Raises what `outlet_of` raises."""
     made: Inlet = _library(settings).Inlet(settings)
     return made
 
 
 def _library(settings: Settings) -> Any:
     """The module of the broker that BROKER_URL names: `nats` or `redis` of this package."""
-    extra = extra_of(settings.broker_url)
+    try:
+        extra = extra_of(settings.broker_url)
+    except ValueError as error:
+        raise ImproperlyConfigured(f'AGENT_EVENTS["BROKER_URL"]: {error}.') from None
     try:
         return import_module(f"agent_events.brokers.{extra}")
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from django.core.exceptions import ImproperlyConfigured
 from nats.aio.client import Client, RawCredentials
@@ -23,6 +23,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from agent_events.brokers import certificates
+from agent_events.brokers.addresses import servers_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway, in_a_line
 
@@ -66,7 +67,6 @@ class Connection:
     async def open(self) -> None:
         """Connects to one of the servers that BROKER_URL names. Raises BrokerAway."""
         await self.close()
-        client = _Client(_wants_tls(self._settings))
         self._complaint = ""
 
         async def failed(error: Exception) -> None:
@@ -82,6 +82,7 @@ class Connection:
             options = _options(self._settings)
         except FAILURES as error:
             raise BrokerAway(f"NATS is not reached: {in_a_line(error)}") from None
+        client = _Client(_wants_tls(self._settings))
         try:
             async with asyncio.timeout(self.timeout_s):
                 await client.connect(**options, error_cb=failed, closed_cb=closed)
@@ -91,7 +92,7 @@ class Connection:
                 raise
             why = self._complaint or in_a_line(error)
             if isinstance(error, TimeoutError) and not self._complaint:
-                why = f"no answer within {self.timeout_s:g} s"
+                why = f"no answer within {self.timeout_s:g} s: is it a NATS server?"
             raise BrokerAway(f"NATS is not reached: {why}") from None
         self._client, self.lost, self.max_payload = client, "", client.max_payload
         self._complaint = ""
@@ -183,22 +184,9 @@ def _options(settings: Settings) -> dict[str, Any]:
     """What nats-py's `connect` takes. Raises ValueError, OSError."""
     servers: list[str] = []
     who: dict[str, str] = {}
-    for address in settings.broker_url.split(","):
-        try:
-            parts = urlsplit(address.strip())
-            user, password = parts.username or "", parts.password
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = None
-        if not host:
-            # Its own message may repeat a piece of a password.
-            raise ValueError(
-                'AGENT_EVENTS["BROKER_URL"] is not understood: it is scheme://user:password@host'
-                ":port, and other characters than letters and digits in the user and password "
-                "are percent-encoded."
-            ) from None
-        at = f"[{host}]" if ":" in host else host
-        servers.append(f"{parts.scheme}://{at}{f':{port}' if port else ''}{parts.path}")
+    for one in servers_of(settings.broker_url):
+        user, password = one.username or "", one.password
+        servers.append(f"{one.scheme}://{one.netloc.rpartition('@')[2]}")
         if user and not who:
             known = {"user": user, "password": password} if password else {"token": user}
             who = {name: unquote(text) for name, text in known.items()}
@@ -232,7 +220,7 @@ def _credentials(settings: Settings) -> RawCredentials:
 
 
 def _wants_tls(settings: Settings) -> bool:
-    return any(one.strip().startswith("tls://") for one in settings.broker_url.split(","))
+    return any(one.scheme == "tls" for one in servers_of(settings.broker_url))
 
 
 class _Client(Client):

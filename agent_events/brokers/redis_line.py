@@ -3,12 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    InvalidResponse,
+    MovedError,
+    RedisError,
+    ResponseError,
+)
 
-from agent_events.brokers.addresses import without_secrets
+from agent_events.brokers.addresses import servers_of, without_secrets
 from agent_events.brokers.certificates import NO_PASSPHRASE, fault_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway, in_a_line
@@ -62,9 +68,11 @@ class Line:
             await connection.disconnect(nowait=True)
 
     def _made(self) -> AbstractConnection:
-        options: dict[str, Any] = dict(parse_url(self._url))
+        (server,) = servers_of(self._url)
+        behind = self._url.partition("://")[2].rstrip()
+        options: dict[str, Any] = dict(parse_url(f"{server.scheme}://{behind}"))
         made = options.pop("connection_class", Connection)
-        if urlsplit(self._url).scheme == "rediss":
+        if server.scheme == "rediss":
             options |= self._files()
             if options.get("ssl_cert_reqs") != "none":
                 # Before 6, redis-py takes a certificate of any name.
@@ -109,7 +117,8 @@ class Line:
         except TimeoutError:
             raise BrokerAway(
                 f"The Redis server has not answered within {timeout_s:g} s: "
-                "see whether it runs, and BROKER_TIMEOUT_S."
+                "see whether it runs there, with TLS where the address says rediss://, and "
+                "BROKER_TIMEOUT_S."
             ) from None
         except (RedisError, OSError) as error:
             raise BrokerAway(f"The Redis server is away: {self._words(error)}") from None
@@ -119,6 +128,10 @@ class Line:
                 await self.close()
 
     def _words(self, error: Exception) -> str:
+        if isinstance(error, (AskError, ClusterDownError, MovedError)):
+            return "it is one of a Redis Cluster, which is not supported. Name one that is not."
+        if isinstance(error, InvalidResponse):  # which repeats all that came
+            return "what answers there is no Redis server."
         # A server that does not know a command repeats its arguments: bodies, or a password.
         said = in_a_line(error).partition(", with args beginning with")[0]
         if said.startswith(("OOM ", "command not allowed when used memory")):

@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs
 
 from django.core.checks import CheckMessage, Error, Warning
 
-from agent_events.brokers import extra_of
+from agent_events.brokers.addresses import SCHEMES, SOCKET_FILE, extra_of, servers_of
 from agent_events.brokers.certificates import fault_of
 from agent_events.bus import layer_is_shared
 from agent_events.checks.configuration import valid_settings
 from agent_events.conf import Settings
 
 WITH_TLS = ("tls", "rediss")
-SOCKET_FILE = "unix"
 
 _EXAMPLE = (
     '"BROKER_URL": "nats://user:password@host:4222", or "redis://user:password@host:6379/0"; '
@@ -149,24 +148,11 @@ def _conf() -> Settings | None:
 
 
 def _addresses(url: str) -> list[SplitResult]:
-    """The addresses that BROKER_URL names; none where one of them is no address.
-
-    (No error's words are used: they may hold the password.)
-    """
+    """The servers that BROKER_URL names; none where it is no address."""
     try:
-        extra = extra_of(url)
-        first = urlsplit(url.split(",")[0])
-        made = []
-        for text in url.split(","):
-            one = urlsplit(text.strip() if "://" in text else f"{first.scheme}://{text.strip()}")
-            if extra_of(one.geturl()) != extra or (one.port is not None and one.port < 1):
-                return []
-            if one.scheme != SOCKET_FILE and not one.hostname:
-                return []
-            made.append(one)
+        return servers_of(url)
     except ValueError:
         return []
-    return made if extra == "nats" or len(made) == 1 else []
 
 
 def _unreadable(path: str) -> str:
@@ -190,5 +176,5 @@ def _is_here(one: SplitResult) -> bool:
 
 def _has_secret(one: SplitResult) -> bool:
     """Is there a password in it, or (NATS) a token, which stands alone?"""
-    token = extra_of(one.geturl()) == "nats" and bool(one.username)
+    token = SCHEMES[one.scheme] == "nats" and bool(one.username)
     return token or bool(one.password) or "password" in parse_qs(one.query)
