@@ -25,6 +25,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from project.embedded import EmbeddedPostgres
 from tests.support import Server, make_tenant, make_user, manage
 from tests.support.database import ROOT
+from tests.support.waiting import LATE_S
 
 if TYPE_CHECKING:
     from django.test import Client
@@ -281,8 +282,9 @@ def browser() -> Iterator[Browser]:
     For a module, not for the session: while it is open its event loop counts as running in the
     main thread, where no asynchronous test can run then. Keep such tests in other modules.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=LATE_S * 1000)
     chromium = find_program("chromium")
     flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:

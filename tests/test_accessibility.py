@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import node_modules
+from tests.support import wait_until
 from tests.support.live_page import LATE_S, Site
 
 AXE = "axe-core@4.10.3"
@@ -106,6 +107,7 @@ def busy(site: Site) -> Site:
     for event_type, payload in events:
         site.insert(event_type, payload)
     expect(site.page.locator("#events")).to_contain_text("Wait for the tide?")
+    wait_until(lambda: site.shown() == site.ids(), LATE_S, "all of them on the page")
     return site
 
 

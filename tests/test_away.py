@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import httpx
 from websockets.asyncio.client import connect
 
+from agent_events.seldom import EVERY_S
 from project.embedded import EmbeddedPostgres
 from tests.support import Server, cookie_header, login, make_tenant, make_user
 from tests.support.streams import event_stream, websocket
@@ -26,6 +28,7 @@ async def test_whoever_comes_meanwhile_is_told_to_come_back_and_the_log_says_so_
         await socket.until("live")
     postgres.stop("immediate")
 
+    began = time.monotonic()
     for _ in range(3):
         # EventSource ends for good on any status but 200.
         answer = httpx.get(f"{running.url}/api/agents/stream", cookies=cookies, timeout=20)
@@ -41,7 +44,9 @@ async def test_whoever_comes_meanwhile_is_told_to_come_back_and_the_log_says_so_
             await refused.wait_closed()
             assert refused.close_code == 4503, running.log()
     log = running.log()
-    assert log.count("A stream could not begin") == 1, log
+    # Six were refused: it is said once, and again where that took long.
+    lines = log.count("A stream could not begin")
+    assert 1 <= lines <= 1 + (time.monotonic() - began) // EVERY_S, log
     assert "Traceback" not in log
 
     postgres.start()

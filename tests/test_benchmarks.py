@@ -78,7 +78,7 @@ def test_a_row_that_takes_too_long_is_ended_and_leaves_nothing(
     ended = bench._end
 
     def end_in_the_middle(running: subprocess.Popen[str]) -> str:
-        wait_until(databases, 20, "a database of the row")
+        wait_until(databases, 60, "a database of the row")
         return ended(running)
 
     monkeypatch.setattr(bench, "_end", end_in_the_middle)

@@ -30,9 +30,13 @@ def sending(*parts: bytes, whole: bool = True) -> Callable[[], Awaitable[Message
     return receive
 
 
-async def read(receive: Callable[[], Awaitable[Message]], length: bytes = b"") -> bytes:
+async def read(
+    receive: Callable[[], Awaitable[Message]], length: bytes = b"", timeout_s: float = 30
+) -> bytes:
     headers = [(b"content-length", length)] if length else []
-    return await body_of(headers, receive, most_bytes=5, timeout_s=0.05, limit="the most here.")
+    return await body_of(
+        headers, receive, most_bytes=5, timeout_s=timeout_s, limit="the most here."
+    )
 
 
 async def test_a_body_of_several_parts_is_joined_up_to_the_limit() -> None:
@@ -49,7 +53,7 @@ async def test_a_body_that_says_that_it_is_too_long_is_not_waited_for(length: by
 
 async def test_a_body_that_does_not_come_and_a_client_that_leaves_end_the_wait() -> None:
     with pytest.raises(TooSlow, match=r"did not come within 0\.05 s"):
-        await read(sending(b"ab", whole=False))
+        await read(sending(b"ab", whole=False), timeout_s=0.05)
 
     async def leave() -> Message:
         return {"type": "http.disconnect"}

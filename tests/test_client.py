@@ -285,14 +285,18 @@ def test_a_connection_that_went_silent_is_found_and_replaced(
 
 
 def test_a_page_that_wakes_up_does_not_wait_for_its_next_try(world: World) -> None:
+    world.page.clock.install()
     client = world.open()
     world.server.kill()
-    wait_until(
-        lambda: client.state.get("retryAt", 0) - client.state["since"] > 8_000, 60, "a long wait"
-    )
+    client.until_state("reconnecting")
+    # From here on its timers stand still: nothing but the waking up makes it try.
+    world.page.clock.pause_at(world.page.evaluate("Date.now() + 60_000"))
     world.server.start()
+    tried = client.state["since"]
+    assert client.state["name"] == "reconnecting"
     client.reads("wake()")
-    client.until_state("live", 5)
+    client.until_state("live")
+    assert client.state["since"] >= tried
 
 
 def test_it_gives_the_connection_up_and_goes_on_where_it_was(world: World) -> None:

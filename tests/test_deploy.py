@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -35,7 +36,8 @@ UNITS = {
 }
 ((_, NGINX),) = blocks("## nginx", "deploy.md")
 
-LATE_S = 2.0  # buffered, an event would come with the second heartbeat at the earliest, or never
+LATE_S = Settings().heartbeat_s
+"""Buffered, an event would come with the second heartbeat at the earliest, or never."""
 
 
 def as_the_unit_runs_it() -> list[str]:
@@ -129,9 +131,7 @@ def test_streams_pass_nginx_at_once_and_go_on_when_a_process_behind_it_is_killed
                 assert found == missed
 
                 # A stop with streams open, as systemd and a new version make it.
-                before = time.monotonic()
-                second.stop()
-                assert time.monotonic() - before < 8
+                assert second.stop() != -signal.SIGKILL, "it ends by itself"
         # With nobody there: EventSource would end for good on anything but a 200.
         away = httpx.get(f"https://127.0.0.1:{port}/api/agents/stream", verify=False)
         assert away.status_code == 200

@@ -6,15 +6,17 @@ import json
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from agent_events.conf import Settings
 from tests.conftest import Connect
-from tests.support import Server, cookie_header, login, make_tenant, make_user
+from tests.support import Server, cookie_header, login, make_tenant, make_user, wait_until
 from tests.support.streams import event_stream, insert, websocket
 from tests.support.watch import bus_settings
 
@@ -203,6 +205,16 @@ async def test_five_megabytes_pass_through_both_doors_where_the_setting_lets_the
         assert [event["payload"] for event in stream.events(2)] == [text, 1]
 
 
+def held(database: psycopg.Connection[Any]) -> int:
+    """How many connections others have to this database."""
+    row = database.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def test_two_hundred_streams_hold_no_database_connection_each(
     dsn: str, connect: Connect, server: Callable[..., Server]
 ) -> None:
@@ -218,11 +230,9 @@ def test_two_hundred_streams_hold_no_database_connection_each(
         made = insert(producer, tenant)
         for stream in streams:
             assert [event["id"] for event in stream.events(1)] == [made]
-        (held,) = producer.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ).fetchone()
-        assert held <= 1 + Settings().read_pool_size + 1  # listening, reading, Django's own
+        most = 1 + Settings().read_pool_size + 1  # listening, reading, Django's own
+        # (One that was closed a moment ago may be on its way out.)
+        wait_until(lambda: held(producer) <= most, 30, f"no more than {most} connections")
         assert psutil.Process(running.process.pid).num_threads() <= threads_before + 10
 
 

@@ -566,7 +566,6 @@ async def test_a_file_whose_next_page_does_not_come_ends_where_its_last_page_did
     django: None, dsn: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "PAGE_EVENTS", 5)
-    monkeypatch.setattr(export_door, "PAGE_S", 0.5)
     own = make_tenant(dsn, "Own")
     many(connect(), own, 20, 10)
     known, client = bearer(make_key(dsn, own)), AsyncClient()
@@ -579,7 +578,9 @@ async def test_a_file_whose_next_page_does_not_come_ends_where_its_last_page_did
     body = await anext(pieces) + await anext(pieces)
     locking = connect(autocommit=False)
     locking.execute("LOCK TABLE agent_event_batches")
-    (last,) = await lines_of(pieces)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(export_door, "PAGE_S", 0.5)
+        (last,) = await lines_of(pieces)
     locking.rollback()
     told = json.loads(last)["incomplete"]
     assert told["reason"] == "failed"

@@ -567,13 +567,20 @@ async def test_a_ledger_that_lost_its_tail_resets_everybody_and_goes_on(
         assert await take(viewer, 1) == made
 
 
+_KEPT_WAITING = """
+    SELECT pid FROM pg_stat_activity
+     WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'
+"""
+
+
 async def test_readers_in_any_number_keep_no_live_viewer_waiting_and_end_though_reads_are_slow(
     dsn: str, connect: Connect
 ) -> None:
-    connection = connect()
+    connection, holder = connect(), connect()
     made = [insert(connection, MEADOW, kind=kind) for kind in "ab" * 10]
     connection.execute("SELECT agent_events_append()")
-    # Reading that tenant takes longer than a heartbeat.
+    # Reading that tenant takes longer than a heartbeat, and does not end while a lock is held.
+    holder.execute("SELECT pg_advisory_lock(4711)")
     connection.execute(
         f"""
         ALTER FUNCTION agent_events_page RENAME TO agent_events_page_at_once;
@@ -582,7 +589,8 @@ async def test_readers_in_any_number_keep_no_live_viewer_waiting_and_end_though_
             not_agents text[] DEFAULT NULL, not_types text[] DEFAULT NULL,
             texts text[] DEFAULT NULL, conditions jsonpath DEFAULT NULL)
         RETURNS SETOF agent_event_entry LANGUAGE plpgsql AS $$ BEGIN
-            PERFORM pg_sleep(0.4) WHERE t = ARRAY['{MEADOW}'::uuid];
+            PERFORM pg_advisory_xact_lock_shared(4711), pg_sleep(0.4)
+              WHERE t = ARRAY['{MEADOW}'::uuid];
             RETURN QUERY SELECT * FROM agent_events_page_at_once(t, b, i, m, agents, types, budget,
                 not_agents, not_types, texts, conditions);
         END $$
@@ -604,11 +612,13 @@ async def test_readers_in_any_number_keep_no_live_viewer_waiting_and_end_though_
             return await take(subscriber, 10)
 
         catching_up = [asyncio.create_task(catch_up(subscriber)) for subscriber in slow]
+        await until(lambda: _rows(connection, _KEPT_WAITING), "a read that waits")
         for _ in range(5):
             event = insert(connection, HARBOUR)
-            assert await take(live, 1, timeout_s=3) == [event]
+            assert await take(live, 1) == [event]
             assert one.sources[0].state.connected
-        assert not all(task.done() for task in catching_up)
+        assert not any(task.done() for task in catching_up)
+        holder.execute("SELECT pg_advisory_unlock(4711)")
         for seen in await asyncio.gather(*catching_up):
             assert seen == made[::2]
 
@@ -631,7 +641,11 @@ async def test_a_locked_ledger_leaves_no_sessions_behind_and_all_goes_on_after_i
         for _ in range(40):
             counts += [row[0] for row in await _rows(connection, waiting)]
             await asyncio.sleep(0.1)
-        assert counts[-1] > 0, "they wait for the lock"
+
+        async def waited_for() -> bool:
+            return bool((await _rows(connection, waiting))[0][0])
+
+        await until(waited_for, "them to wait for the lock, still")
         assert max(counts) <= 2 * OPTIONS.read_pool_size, counts
         locker.rollback()
         assert await asyncio.gather(*pulling) == [[event] for event in made]
@@ -663,7 +677,7 @@ async def test_what_a_lagging_replica_did_not_have_yet_is_not_passed_over(
         viewer = await one.feed.subscribe((HARBOUR,), Filter(), "earliest")
         second = insert(connection, HARBOUR)
         await everything_sequenced(connection)
-        seen: list[int] = []
+        seen = await take(viewer, 1)
         for _ in range(5):  # heartbeats, which move a cursor on
             seen += [event.id for event in (await viewer.next(0.3)).events]
         assert seen == [first]

@@ -79,14 +79,14 @@ async def test_events_go_on_while_a_listener_that_sits_in_a_transaction_fills_th
             assert usage(db) > 0.5, "it was full all the time"
 
             culprit.rollback()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while usage(db) > 0.5:
                     await asyncio.sleep(0.05)
             listener = await psycopg.AsyncConnection.connect(small, autocommit=True)
             async with listener:
                 await listener.execute(f'LISTEN "agent_event_{tenant}"')
                 made = [insert(db, tenant)]
-                told = [note async for note in listener.notifies(timeout=5, stop_after=1)]
+                told = [note async for note in listener.notifies(timeout=20, stop_after=1)]
                 assert told, "it tells again"
             assert [event["id"] for event in await socket.events(1)] == made
             assert bool(holder(db)) is (mode == "coalesce")

@@ -83,18 +83,32 @@ class Storm:
     live: dict[int, list[int]] = field(default_factory=dict)
     refused: int = 0
 
-    def run(self, seconds: float, *, writers: Sequence[Callable[..., None]], huge: int = 0) -> None:
+    def run(
+        self,
+        seconds: float,
+        *,
+        writers: Sequence[Callable[..., None]],
+        huge: int = 0,
+        batches: int = 0,
+        refusals: int = 0,
+    ) -> None:
+        """For so long at least, and until there were so many batches and refusals."""
         jobs: list[tuple[Callable[..., None], Connection, random.Random]] = []
         for seed, work in enumerate([*writers, self.appender, self.appender, self.rude_appender]):
             jobs.append((work, self.connect(), random.Random(seed)))
         with ThreadPoolExecutor(len(jobs) + 1) as pool:
             futures = [pool.submit(self.until_stopped, *job) for job in jobs]
             try:
-                deadline = time.monotonic() + seconds
+                began = time.monotonic()
                 if huge:
                     insert(self.connect(), huge, TENANTS[1])
-                while time.monotonic() < deadline and not any(f.done() for f in futures):
-                    self.stop.wait(0.05)
+
+                def over() -> bool:
+                    enough = len(self.live) >= batches and self.refused >= refusals
+                    lasted_s = time.monotonic() - began
+                    return any(f.done() for f in futures) or (enough and lasted_s >= seconds)
+
+                wait_until(over, seconds + 60, "enough batches and refusals", 0.05)
             finally:
                 self.stop.set()
             for future in futures:
@@ -191,7 +205,7 @@ def test_every_committed_event_is_in_exactly_one_batch_and_every_replay_equals_t
 ) -> None:
     storm = Storm(connect, limits=[7, 50, 1_000, 10_000])
     kinds = [storm.small, storm.savepoints, storm.rolled_back, storm.held_open, storm.prepared]
-    storm.run(6.0, writers=[*kinds, storm.held_open], huge=100_000)
+    storm.run(6.0, writers=[*kinds, storm.held_open], huge=100_000, batches=101, refusals=11)
     oracle = storm.verify()
     assert max(len(ids) for ids in storm.live.values()) >= 100_000
     assert oracle.head > 100

@@ -28,6 +28,10 @@ from tests.support.watch import bus_settings
 Connect = Callable[..., psycopg.Connection[Any]]
 TICKETS = "/api/agents/tickets"
 LIMIT_S = 1.0
+ASKING = 30
+"""So many ask at once: the last one's turn, were it waited for, would come after PATIENCE_S."""
+PATIENCE_S = 6.0
+"""LIMIT_S is over by then, on a machine that is busy too."""
 LOCKED = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -43,11 +47,11 @@ def count(db: psycopg.Connection[Any], query: str) -> int:
 
 def ask(server: Server, key: str) -> tuple[int, float]:
     """The status of an answer, and how many seconds it took."""
-    began = time.monotonic()
-    answer = httpx.post(
-        server.url + TICKETS, headers={"Authorization": f"Bearer {key}"}, timeout=20
-    )
-    return answer.status_code, time.monotonic() - began
+    # (No TLS here, and loading the authorities takes longer than the request.)
+    with httpx.Client(verify=False, timeout=30) as client:
+        began = time.monotonic()
+        answer = client.post(server.url + TICKETS, headers={"Authorization": f"Bearer {key}"})
+        return answer.status_code, time.monotonic() - began
 
 
 def test_nobody_waits_long_for_a_database_that_does_not_answer(
@@ -55,7 +59,8 @@ def test_nobody_waits_long_for_a_database_that_does_not_answer(
 ) -> None:
     running, db, locker = server(env=bus_settings(QUERY_TIMEOUT_S=LIMIT_S)), connect(), connect()
     tenant = make_tenant(dsn, "Harbour")
-    keys = [make_key(dsn, tenant) for _ in range(12)]
+    keys = [make_key(dsn, tenant) for _ in range(ASKING)]
+    assert ASKING / access.MOST_LOOKUPS * LIMIT_S > PATIENCE_S + 2
     with locker.transaction(), ThreadPoolExecutor(len(keys)) as clients:
         locker.execute("LOCK TABLE agent_event_api_keys")
         asked = [clients.submit(ask, running, key) for key in keys]
@@ -67,7 +72,7 @@ def test_nobody_waits_long_for_a_database_that_does_not_answer(
             most = max(most, count(db, LOCKED))
         answers = [one.result() for one in asked]
         assert {status for status, _ in answers} == {503}
-        assert max(took_s for _, took_s in answers) < LIMIT_S + 1.5
+        assert max(took_s for _, took_s in answers) < PATIENCE_S
         assert most <= access.MOST_LOOKUPS
         # What was asked is ended at the server, too.
         wait_until(lambda: count(db, LOCKED) == 0, what="the end of all lookups")
@@ -80,14 +85,15 @@ def test_a_connection_that_is_half_open_holds_up_nobody(
 ) -> None:
     db, locker, key = connect(), connect(), make_key(dsn, make_tenant(dsn, "Harbour"))
     with proxy_to(dsn) as (proxy, through), ThreadPoolExecutor(3) as clients:
-        running = server(env={**bus_settings(QUERY_TIMEOUT_S=LIMIT_S), "DATABASE_URL": through})
+        # (Long enough for all three to come before the first one's time is over.)
+        running = server(env={**bus_settings(QUERY_TIMEOUT_S=5.0), "DATABASE_URL": through})
         with locker.transaction():
             locker.execute("LOCK TABLE agent_event_api_keys")
             asked = [clients.submit(ask, running, key) for _ in range(3)]
             wait_until(lambda: count(db, LOCKED) == 3, what="three lookups that wait")
             proxy.freeze()
         assert {one.result()[0] for one in asked} == {503}
-        wait_until(lambda: ask(running, key)[0] == 201, 10, "a lookup by another connection")
+        wait_until(lambda: ask(running, key)[0] == 201, 30, "a lookup by another connection")
 
 
 def test_a_resolver_of_ones_own_that_does_not_answer_is_not_waited_for(
@@ -97,7 +103,7 @@ def test_a_resolver_of_ones_own_that_does_not_answer_is_not_waited_for(
     running = server(env=bus_settings(QUERY_TIMEOUT_S=LIMIT_S, PRINCIPAL_RESOLVER=name))
     status, took_s = ask(running, "something")
     assert status == 503
-    assert took_s < LIMIT_S + 1.5
+    assert took_s < PATIENCE_S
 
 
 # In this process
@@ -165,8 +171,8 @@ async def test_what_is_raised_is_raised_and_the_context_is_that_of_who_asks() ->
 
 
 async def test_nobody_is_nobody_without_a_question() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for one in (Credentials(Via.NOTHING), Credentials(Via.HEADER, "x"), Credentials(Via.COOKIE)):
         with pytest.raises(NotSignedIn):
             await access.look(one)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # those of other tests may have ended

@@ -22,18 +22,10 @@ def insert_many(site: Site, n: int, event_type: str = "turn_complete") -> None:
     )
 
 
-def all_in_the_log(site: Site) -> None:
-    """Waits until every event has its place: a page that is opened then begins with them."""
-    whole = "SELECT total = (SELECT count(*) FROM agent_events) FROM agent_events_head()"
-    wait_until(
-        lambda: site.database.execute(whole).fetchone() == (True,), LATE_S, "all to be in the log"
-    )
-
-
 def filled(site: Site, n: int) -> None:
     """The page shows so many rows, and is at its top."""
     insert_many(site, n)
-    all_in_the_log(site)
+    site.in_the_log()
     site.page.reload()
     expect(site.state).to_have_text("Live", timeout=LATE_MS)
     wait_until(lambda: len(site.shown()) >= min(n, 100), LATE_S, "the first rows")
@@ -81,6 +73,8 @@ def test_nothing_moves_while_it_is_scrolled(site: Site) -> None:
     site.page.mouse.move(600, 500)
     site.page.mouse.wheel(0, 900)
     expect(button(site)).to_have_text("Paused: 0 new")
+    # (It says so as the scrolling begins, which takes a while.)
+    wait_until(lambda: site.page.evaluate("scrollY") == 900, LATE_S, "it to be scrolled")
     row = site.page.locator("#events > .row").nth(40)
     where = top_of(row)
     insert_many(site, 50)
@@ -281,7 +275,6 @@ def test_a_payload_is_highlighted_folded_and_copied_as_json(site: Site) -> None:
         "many": list(range(5_000)),
         "flag": None,
     }
-    site.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     site.insert("message", payload)
     row = site.page.locator("#events > .row")
     row.locator(".row-text").click()
@@ -299,15 +292,12 @@ def test_a_payload_is_highlighted_folded_and_copied_as_json(site: Site) -> None:
     expect(shown).to_contain_text('"e": 17')
     shown.locator('[data-json="more"]').first.click()
     expect(shown).to_contain_text("199")
-    row.get_by_role("button", name="Copy JSON").click()
-    expect(row.get_by_role("button", name="Copied")).to_be_visible()
-    copied: str = site.page.evaluate("() => navigator.clipboard.readText()")
+    copied = site.copied(row.locator(".row-actions").get_by_text("Copy JSON"))
     assert json.loads(copied) == payload
 
 
 def test_a_payload_too_long_to_keep_is_read_in_full_when_it_is_wanted(site: Site) -> None:
     payload = {"tool": "search_orders", "found": [f"order {n}" for n in range(12_000)]}
-    site.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     asked: list[str] = []
     site.page.on("request", lambda request: asked.append(request.url))
     site.insert("message", payload)
@@ -318,9 +308,7 @@ def test_a_payload_too_long_to_keep_is_read_in_full_when_it_is_wanted(site: Site
     row.locator(".row-text").click()
     expect(row.locator(".row-payload")).to_contain_text("order 99")
     assert any(event in url for url in asked)
-    row.get_by_role("button", name="Copy JSON").click()
-    expect(row.get_by_role("button", name="Copied")).to_be_visible()
-    copied: str = site.page.evaluate("() => navigator.clipboard.readText()")
+    copied = site.copied(row.locator(".row-actions").get_by_text("Copy JSON"))
     assert json.loads(copied) == payload
 
 

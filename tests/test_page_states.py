@@ -16,6 +16,7 @@ def test_back_to_another_filter_with_an_event_streams_by_that_filter(site: Site)
     site.insert("error")
     site.insert("turn_complete", n=150)  # which leave the error out of the first rows
     event = site.ids()[-1]
+    site.in_the_log()
     page = site.page
     page.goto(f"{site.server.url}/?type=error&event={event}")
     expect(site.state).to_have_text("Live", timeout=LATE_MS)
@@ -63,6 +64,7 @@ def test_older_rows_that_failed_while_others_were_asked_for_are_asked_for_again(
     site: Site,
 ) -> None:
     site.insert(n=150)
+    site.in_the_log()  # what came only now would be on the page, and no older rows to ask for
     page = site.page
     page.reload()
     expect(site.state).to_have_text("Live", timeout=LATE_MS)

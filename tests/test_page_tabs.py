@@ -42,6 +42,9 @@ def test_the_tab_that_has_the_stream_is_closed_and_the_other_goes_on(site: Site)
     site.page.goto("about:blank")
     site.insert(n=2)
     expect(other.locator(SEEN)).to_have_count(4, timeout=LATE_S * 1000)
-    wait_until(lambda: len(streams) == 1, LATE_S, "a stream of its own")
+    # (Playwright tells of sockets while it waits, only.)
+    wait_until(
+        lambda: (other.wait_for_timeout(20), len(streams) == 1)[1], LATE_S, "a stream of its own"
+    )
     site.page = other
     assert site.shown() == site.ids()

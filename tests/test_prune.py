@@ -450,7 +450,9 @@ def test_the_command_tells_interrupts_and_goes_on(dsn: str, connect: Connect) ->
     at_it = {"stdin": inside, "stdout": inside, "stderr": inside}
     with subprocess.Popen([*slow, "--pause=60"], **at_it, **options) as run:
         wait_until(lambda: len(kept(connection)) == 10, what="the first step")
-        shown = os.read(terminal, 1_000).decode()
+        shown = ""
+        while "1 of 10 events" not in shown:
+            shown += os.read(terminal, 1_000).decode()
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 130
     shown += os.read(terminal, 1_000).decode()

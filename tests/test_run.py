@@ -132,6 +132,7 @@ def test_whatever_part_is_killed_the_next_run_starts_and_ctrl_c_stops_all_of_it(
 def test_a_taken_port_is_one_line_before_anything_starts(make_run: MakeRun) -> None:
     run = make_run()
     with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it is reserved for us
         squatter.bind(("127.0.0.1", run.port))
         squatter.listen()
         run.run()

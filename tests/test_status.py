@@ -151,7 +151,7 @@ async def test_events_whose_transaction_was_long_do_not_look_old_once_closed_bat
         await asyncio.sleep(0.1)
         await asyncio.to_thread(other.execute, APPEND)
 
-    status, _ = await asyncio.gather(gather(dsn, patience_s=0.5), append_a_moment_later())
+    status, _ = await asyncio.gather(gather(dsn, patience_s=3.0), append_a_moment_later())
     assert (status.behind, codes(status)) == (0, [])
 
 
@@ -165,7 +165,8 @@ async def test_events_that_wait_for_nobody_are_a_problem(dsn: str, connect: Conn
     producer.execute("UPDATE agent_events SET created_at = created_at - interval '8 s'")
     status = await gather(dsn)
     assert codes(status) == ["nobody_sequences"]
-    assert "1 committed event in no batch yet, for 8 s" in words(status, "nobody_sequences")
+    told = words(status, "nobody_sequences")
+    assert re.search(r"1 committed event in no batch yet, for (8|9|[1-3]\d) s", told)
 
     # Somebody has the lock, and does nothing with it.
     stuck = connect(application_name="agent_events bus")

@@ -211,11 +211,12 @@ async def test_a_stuck_stream_that_has_expired_ends_whatever_a_look_finds_afterw
     door: type[Door],
 ) -> None:
     client = Slow(takes=2)
-    begun = time.time()
-    end = begun + 1.0
+    end = 0.0
 
     async def sliding(credentials: Credentials) -> Principal:
+        nonlocal end
         now = time.time()
+        end = end or now + 2.0  # from when it is first asked: the stream has to begin before
         until_s = end if now < end else now + 60
         return Principal(
             id="operator", rights=frozenset(Right), everything=True, expires_at=until_s

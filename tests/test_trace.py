@@ -39,7 +39,7 @@ from agent_events.tracing import trace
 from agent_events.watching import observe
 from tests.support import Server, login, make_tenant, make_user
 from tests.support.database import ROOT
-from tests.support.streams import event_stream, insert
+from tests.support.streams import event_stream, in_the_log, insert
 from tests.support.watch import bus_settings
 
 Connect = Callable[..., Connection[Any]]
@@ -97,6 +97,7 @@ async def test_a_delivered_event_names_each_process_and_when_and_a_frozen_one_is
     assert second.process is not None
     producer = connect()
     id = insert(producer, tenant)
+    in_the_log(producer)
     done = told_of(dsn, id, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
@@ -113,13 +114,17 @@ async def test_a_delivered_event_names_each_process_and_when_and_a_frozen_one_is
         assert one["answer"]["covered"] is True
 
     # Another tenant's: nobody watches that one.
-    assert (await where(dsn, insert(producer, str(uuid.uuid4())))).code == "not_watched"
+    unwatched = insert(producer, str(uuid.uuid4()))
+    in_the_log(producer)
+    assert (await where(dsn, unwatched)).code == "not_watched"
 
     # The one that does not lead is frozen.
     (frozen,) = (one["answer"] for one in told["processes"] if not one["answer"]["leads"])
     os.kill(frozen["process"], signal.SIGSTOP)
     try:
-        later = await trace(dsn, dsn, insert(producer, tenant))
+        last = insert(producer, tenant)
+        in_the_log(producer)
+        later = await trace(dsn, dsn, last)
     finally:
         os.kill(frozen["process"], signal.SIGCONT)
     found = verdict(later)
@@ -142,7 +147,9 @@ def test_as_text_it_is_a_sentence_and_the_stations(
 ) -> None:
     running = viewers()
     assert running.process is not None
-    id = insert(connect(), tenant, kind="turn_complete")
+    producer = connect()
+    id = insert(producer, tenant, kind="turn_complete")
+    in_the_log(producer)
     done = told_of(dsn, id)
     assert done.returncode == 0
     assert done.stdout.startswith("It is in batch 1, and was delivered.\n")

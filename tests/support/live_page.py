@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.support.server import Server
+from tests.support.streams import in_the_log
+from tests.support.waiting import LATE_S
 
 AGENT = "0a9e1d00-0000-4000-8000-000000000001"
-LATE_S = 30.0  # for what should take a moment, on a machine that may be busy
-
-expect.set_options(timeout=LATE_S * 1000)
 
 
 @dataclass
@@ -35,6 +34,10 @@ class Site:
                 " VALUES (%s, %s, %s, %s)",
                 [self.tenant, AGENT, event_type, json.dumps(payload or {"tokens": 142})],
             )
+
+    def in_the_log(self) -> None:
+        """Waits until every event has its place: a page that is opened then begins with them."""
+        in_the_log(self.database)
 
     def ids(self) -> list[int]:
         """Ids of all events of the tenant, newest first."""
@@ -57,6 +60,25 @@ class Site:
         self.page.get_by_label("Password").fill(username)
         self.page.get_by_role("button", name="Sign in").click()
         expect(self.state).to_have_text("Live", timeout=LATE_S * 1000)
+
+    def copied(self, button: Locator) -> str:
+        """Presses a button that copies, and waits until it says so; the clipboard's text.
+
+        It says so for a moment: the page itself looks, so that none is missed.
+        """
+        self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        button.evaluate(
+            """button => {
+                window.copied = new Promise((done) => new MutationObserver(
+                    () => button.textContent === "Copied" && done()
+                ).observe(button, { characterData: true, childList: true, subtree: true }));
+            }"""
+        )
+        button.click()
+        text: str = self.page.evaluate(
+            "() => window.copied.then(() => navigator.clipboard.readText())"
+        )
+        return text
 
     @property
     def state(self) -> Any:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
@@ -17,15 +18,28 @@ import httpx
 from tests.support.database import ROOT
 from tests.support.waiting import wait_until
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+
+_reserved: deque[socket.socket] = deque()
+MOST_RESERVED = 100  # of the newest: each is an open file
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at 127.0.0.1 right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nothing listens on at 127.0.0.1, and that is given to nobody else.
+
+    A server takes seconds to come up, or is away for a while: meanwhile tests beside this one ask
+    for ports of their own. So the port stays bound here, to be shared with a server that allows it
+    (SO_REUSEADDR), as they all do; who connects is refused until one listens.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _reserved.append(probe)
+    while len(_reserved) > MOST_RESERVED:
+        _reserved.popleft().close()
+    return int(probe.getsockname()[1])
 
 
 class Program:
@@ -73,7 +87,7 @@ class Program:
         self.process.send_signal(number)
 
     def stop(self) -> int | None:
-        """End it by SIGTERM (SIGKILL after 10 s); return its exit code, None if none ran."""
+        """End it by SIGTERM (SIGKILL after 20 s); return its exit code, None if none ran."""
         return self._end(signal.SIGTERM)
 
     def kill(self) -> int | None:

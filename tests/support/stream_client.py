@@ -11,11 +11,9 @@ from playwright.sync_api import Page
 
 from tests.support.server import Server, login
 from tests.support.streams import insert
-from tests.support.waiting import wait_until
+from tests.support.waiting import LATE_S, wait_until
 
 both = pytest.mark.parametrize("transport", ["websocket", "sse"])
-
-LATE_S = 30.0  # for what should take a moment, on a machine that may be busy
 
 _OPEN = """async ([name, options]) => {
     const { AgentEvents } = await import("/static/agent_events/client.js");

@@ -13,6 +13,7 @@ import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.server import Server, cookie_header
+from tests.support.waiting import wait_until
 
 INSERT = """
     INSERT INTO agent_events (tenant_id, agent_id, event_type, payload)
@@ -32,6 +33,15 @@ def insert(
     row = connection.execute(INSERT, [tenant, agent or uuid.uuid4(), kind, payload]).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def in_the_log(connection: psycopg.Connection[Any]) -> None:
+    """Waits until somebody has given each committed event its place."""
+    whole = (
+        "SELECT bool_and(pg_visible_in_snapshot(tx, (SELECT seen FROM agent_event_batches"
+        " ORDER BY n DESC LIMIT 1))) FROM agent_events"
+    )
+    wait_until(lambda: connection.execute(whole).fetchone() == (True,), what="all to be in the log")
 
 
 class Socket:

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+LATE_S = 30.0  # for what should take a moment, on a machine that may be busy
+
 
 def wait_until(
     predicate: Callable[[], T],
-    timeout_s: float = 10.0,
+    timeout_s: float = LATE_S,
     what: str = "the condition",
     interval_s: float = 0.02,
 ) -> T:
@@ -32,7 +34,9 @@ def wait_until(
         time.sleep(interval_s)
 
 
-async def until(predicate: Callable[[], T], timeout_s: float = 10.0, interval_s: float = 0.01) -> T:
+async def until(
+    predicate: Callable[[], T], timeout_s: float = LATE_S, interval_s: float = 0.01
+) -> T:
     """`wait_until` for what happens in this event loop. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not (value := predicate()):
