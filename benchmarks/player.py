@@ -230,6 +230,8 @@ class _Stage:
         asked = parse_qs(urlsplit(connection.request.path).query)
         cursor = asked.get("cursor", ["latest"])[0]
         number = self.due() if cursor == "latest" else self.tape.number(cursor)
+        if cursor != "latest":  # an acknowledgement may have been lost where it was cut
+            self.state.taken = max(self.state.taken, number)
         self.state.streams += 1
         self.open.add(connection)
         unacknowledged = Unacknowledged(WINDOW_BYTES)

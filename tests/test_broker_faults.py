@@ -215,7 +215,7 @@ async def test_a_slow_broker(world: World, report: Report) -> None:
 def delays(watch: Watch, since: float) -> list[float]:
     """Seconds from each commit since then until the client that always stays had it; sorted."""
     committed = watch.load.committed
-    came = list(watch.followers[0].at.items())
+    came = list(watch.followers[0].at.copy().items())
     return sorted(at - committed[event] for event, at in came if committed.get(event, 0.0) > since)
 
 

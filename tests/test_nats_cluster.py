@@ -169,7 +169,7 @@ class World(Told):
 
     def pause(self, since: float) -> str:
         """The longest time that a subscriber who stayed waited for an event, since then."""
-        return pause(list(self.watch.followers[0].at.values()), since)
+        return pause(list(self.watch.followers[0].at.copy().values()), since)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

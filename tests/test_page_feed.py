@@ -91,12 +91,12 @@ def test_nothing_moves_while_a_row_is_open_or_selected_or_text_is(site: Site) ->
     site.insert()
     expect(button(site)).to_have_text("Paused: 1 new")
     first.click()
-    expect(button(site)).to_have_text("Pause")
+    wait_until(lambda: site.shown() == site.ids(), LATE_S, "what waited")
     site.page.keyboard.press("j")
     site.insert()
     expect(button(site)).to_have_text("Paused: 1 new")
     site.page.keyboard.press("Escape")
-    expect(button(site)).to_have_text("Pause")
+    wait_until(lambda: site.shown() == site.ids(), LATE_S, "what waited")
     site.page.evaluate(
         "() => getSelection().selectAllChildren(document.querySelector('.row-what'))"
     )

@@ -41,7 +41,7 @@ METRICS_TOKEN = "a-token-of-the-tests"
 SETTINGS: dict[str, Any] = {
     "POLL_INTERVAL_S": 0.25,
     "TICK_TIMEOUT_S": 1.0,
-    "BROKER_TIMEOUT_S": 1.0,
+    "BROKER_TIMEOUT_S": 2.0,
     "BROKER_BYTES": BROKER_MEMORY // 4,
     "METRICS_TOKEN": METRICS_TOKEN,
 }

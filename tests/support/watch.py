@@ -85,7 +85,7 @@ class Watch:
             def found(follower: Follower = follower) -> list[float]:
                 return [
                     came
-                    for event, came in list(follower.at.items())
+                    for event, came in follower.at.copy().items()
                     if self.load.committed.get(event, 0) > since
                 ]
 
