@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import (
     AskError,
+    ClusterCrossSlotError,
     ClusterDownError,
     InvalidResponse,
     MovedError,
@@ -21,6 +22,8 @@ from agent_events.errors import BrokerAway, in_a_line
 
 Command = tuple[bytes | str | int, ...]
 """Its name and its arguments."""
+CLUSTERED = (AskError, ClusterCrossSlotError, ClusterDownError, MovedError)
+"""What a server says that is one of a cluster."""
 
 
 class Line:
@@ -128,7 +131,7 @@ class Line:
                 await self.close()
 
     def _words(self, error: Exception) -> str:
-        if isinstance(error, (AskError, ClusterDownError, MovedError)):
+        if isinstance(error, CLUSTERED):
             return "it is one of a Redis Cluster, which is not supported. Name one that is not."
         if isinstance(error, InvalidResponse):  # which repeats all that came
             return "what answers there is no Redis server."
