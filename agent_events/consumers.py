@@ -29,7 +29,13 @@ from agent_events.errors import (
 from agent_events.guard import current_guard
 from agent_events.inline import inline
 from agent_events.principals import Principal, Right
-from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
+from agent_events.requests import (
+    NO_STREAM,
+    say_could_not_begin,
+    status_of,
+    stream_request,
+    why_no_stream,
+)
 from agent_events.seats import GOODBYE_S, Seat
 from agent_events.subscriber import Subscriber, Update
 from agent_events.tasks import end
@@ -67,7 +73,6 @@ _STOPPED = {
 """By the reason for which a live stream ends."""
 
 _SAY_FIRST = 'Say first who you are: {"type":"auth","token":...}.'
-_AWAY = "The database is away. Try again in a moment."
 
 MOST_WAITING = 1_000
 """Connections of a process that have not said yet who they are."""
@@ -77,8 +82,9 @@ MOST_EARLY = 16
 
 def _refusal(error: Exception) -> tuple[int, str, str]:
     """The close code, the word and the message for this error."""
-    if isinstance(error, AWAY):
-        return TRY_AGAIN, "try_again", _AWAY
+    if isinstance(error, NO_STREAM):
+        why = why_no_stream(error)
+        return TRY_AGAIN, "try_again", f"{why[0].upper()}{why[1:]}. Try again in a moment."
     if isinstance(error, AgentEventsError):
         return *_REFUSED[status_of(error)], str(error)
     logger.error("A stream broke; the client resumes.", exc_info=error)
@@ -167,7 +173,7 @@ class StreamConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 raise
             await self._cut_off(self._seat)
         except Exception as error:
-            if isinstance(error, AWAY):
+            if isinstance(error, NO_STREAM):
                 say_could_not_begin(error)
             await self._refuse(*_refusal(error))
 

@@ -20,13 +20,12 @@ from agent_events.database import log_dsn
 from agent_events.errors import WrongDatabase
 from agent_events.facts import Status
 from agent_events.findings import Part
+from agent_events.outage import Outage
 from agent_events.problems import problems_of
 from agent_events.responses import Receive, Send, respond
 from agent_events.sources import BROKER, Doorbell, SourceState
 from agent_events.status import gather
 from agent_events.tasks import SharedLook
-
-logger = logging.getLogger("agent_events")
 
 LIMIT_S = 2.0
 """A probe is answered within this time, whatever hangs."""
@@ -88,12 +87,17 @@ async def readiness() -> Readiness:
 
 
 def judge(
-    status: Status, source: SourceState | None, *, shared: bool, poll_interval_s: float = 1.0
+    status: Status,
+    source: SourceState | None,
+    *,
+    shared: bool,
+    layer_away: bool = False,
+    poll_interval_s: float = 1.0,
 ) -> Readiness:
     """What the facts mean for this process. `source`: its own, None where it has none.
 
-    `shared`: the layer reaches other processes, so that one of them listens. `status` was gathered
-    with `after` the last batch of the source.
+    `shared`: the layer reaches other processes, so that one of them listens. `layer_away`: this
+    process cannot reach it. `status` was gathered with `after` the last batch of the source.
     """
     found = problems_of(status)
     data = [problem.code for problem in found if problem.part is Part.DATA]
@@ -113,8 +117,11 @@ def judge(
     elif not shared:
         doorbell = "unknown"
         data.append("source_connecting")
-    elif status.setup is not None and status.setup.readable and not status.listeners:
-        slower.append("nobody_listens")
+    else:
+        if layer_away:
+            slower.append("layer_away")
+        if status.setup is not None and status.setup.readable and not status.listeners:
+            slower.append("nobody_listens")
     return Readiness(data=not data, doorbell=doorbell, problems=(*data, *slower))
 
 
@@ -129,16 +136,24 @@ def _trouble_of_broker(source: SourceState, *, behind: bool) -> list[str]:
 
 async def _probe() -> Readiness:
     try:
-        return await _look()
+        found = await _look()
     except (ImproperlyConfigured, WrongDatabase) as error:
-        logger.error("Not ready: %s", error)
+        _outage.failed(error)
         code = "misconfigured"
-    except Exception:
-        logger.exception("Not ready: the bus could not be started, or looked at.")
+    except Exception as error:
+        _outage.failed(error, traceback=True)
         code = "failed"
+    else:
+        _outage.over()
+        return found
     return Readiness(False, "unknown", (code,))
 
 
+_outage = Outage(
+    "The look for /readyz failed (%s): this process is not ready.",
+    "The look for /readyz works again after %.1f s.",
+    logging.ERROR,
+)
 _prober = SharedLook("agent_events readyz", _probe, fresh_s=FRESH_S, limit_s=LIMIT_S)
 
 
@@ -155,6 +170,7 @@ async def _look() -> Readiness:
         status,
         source,
         shared=layer_is_shared(settings.channel_layer),
+        layer_away=bus.layer_away,
         poll_interval_s=settings.poll_interval_s,
     )
 

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import django.db
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import PoolTimeout
 
 from agent_events.errors import (
@@ -35,6 +36,9 @@ _CURSOR_NAMES = ("cursor", "lastEventId", "last_event_id")
 
 AWAY = (psycopg.Error, django.db.Error, PoolTimeout, WrongDatabase)
 """What is raised where the database cannot be asked; whoever came is told to come back."""
+
+NO_STREAM = (*AWAY, ImproperlyConfigured)
+"""What is raised where no stream can begin for now; whoever came is told to come back."""
 
 MOST_LIMIT = 1_000
 DEFAULT_LIMIT = 100
@@ -183,6 +187,12 @@ def _whose(query: dict[str, list[str]]) -> tuple[list[str], Filter]:
 def _cursor(query: dict[str, list[str]], default: str, first: Iterable[str] = ()) -> str:
     given = [*first, *(text for name in _CURSOR_NAMES for text in query.get(name, []))]
     return next((cursor.strip() for cursor in given if cursor.strip()), default)
+
+
+def why_no_stream(error: Exception) -> str:
+    """One of NO_STREAM, in words for whoever came: they name nothing."""
+    misconfigured = isinstance(error, ImproperlyConfigured)
+    return "the server is misconfigured" if misconfigured else "the database is away"
 
 
 say_could_not_begin = Seldom("A stream could not begin: %s").warn

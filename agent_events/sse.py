@@ -21,7 +21,13 @@ from agent_events.errors import AgentEventsError, LimitReached
 from agent_events.guard import current_guard
 from agent_events.inline import inline
 from agent_events.principals import Right
-from agent_events.requests import AWAY, say_could_not_begin, status_of, stream_request
+from agent_events.requests import (
+    NO_STREAM,
+    say_could_not_begin,
+    status_of,
+    stream_request,
+    why_no_stream,
+)
 from agent_events.responses import Receive, Send, refuse
 from agent_events.seats import GOODBYE_S, Seat
 from agent_events.subscriber import Subscriber, Update
@@ -46,9 +52,9 @@ async def stream(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         return
     try:
         seat = await _seat(scope)
-    except AWAY as error:
+    except NO_STREAM as error:
         say_could_not_begin(error)
-        await come_back(send, "the database is away")
+        await come_back(send, why_no_stream(error))
         return
     except AgentEventsError as error:
         came_back = _came_back_by_itself(scope)
@@ -88,9 +94,9 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send, seat: Seat
     try:
         cursor = stream_request(scope).cursor
         subscriber = await current_bus().subscribe(seat.tenants, seat.filter, cursor)
-    except AWAY as error:
+    except NO_STREAM as error:
         say_could_not_begin(error)
-        await come_back(send, "the database is away")
+        await come_back(send, why_no_stream(error))
         return
     except AgentEventsError as error:
         await refuse(scope, send, error)

@@ -29,7 +29,7 @@ REASONS = {
     "not_acknowledged": "Acknowledgements did not come.",
     "too_large": "A frame is too large.",
     "too_many": "Too many streams.",
-    "try_again": "The database is away, or the stream broke.",
+    "try_again": "The database is away, the server is misconfigured, or the stream broke.",
 }
 """The words that `code` of an `error` frame and `reason` of `stopped` may be."""
 
@@ -41,7 +41,7 @@ CLOSE_CODES = [
     (4408, "Acknowledgements did not come in time.", True),
     (4413, "A frame is too large.", False),
     (4429, "Too many streams, or too many that have not said who they are.", True),
-    (4503, "The database is away, or the stream broke.", True),
+    (4503, "The database is away, the server is misconfigured, or the stream broke.", True),
 ]
 """A WebSocket's close code, what it means, and whether to come back with the same request."""
 

@@ -158,8 +158,8 @@ def _stream(settings: Settings) -> dict[str, Any]:
         "Each event is an unnamed message, whose `id` is its own cursor; all else is a named one. "
         "The AsyncAPI document has them all. The response ends after "
         f"{settings.sse_recycle_bytes:,} bytes or {settings.sse_recycle_s:g} s, and the client "
-        "resumes at its last `id`, as `EventSource` does by itself. While the database is away the "
-        "answer is a 200 that ends at once.",
+        "resumes at its last `id`, as `EventSource` does by itself. While the database is away, "
+        "or the server is misconfigured, the answer is a 200 that ends at once.",
         {
             "200": answer(
                 "The stream.",

@@ -169,3 +169,22 @@ def _credentials(cookies: dict[str, str], token: str) -> dict[str, str]:
     if token:
         return {"Authorization": f"Bearer {token}"}
     return {"Cookie": cookie_header(cookies)}
+
+
+async def told_to_come_back(server: Server, cookies: dict[str, str], why: str) -> None:
+    """No stream can begin now: both doors say why, and that it is worth coming again."""
+    # EventSource ends for good on any status but 200.
+    answer = httpx.get(f"{server.url}/api/agents/stream", cookies=cookies, timeout=20)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text == f": {why}\nretry: 2000\n\n"
+    async with connect(
+        f"{server.ws_url}/ws/agents/stream",
+        additional_headers={"Cookie": cookie_header(cookies)},
+        origin=server.url,  # type: ignore[arg-type]
+    ) as refused:
+        said = json.loads(await refused.recv())
+        assert said["code"] == "try_again"
+        assert said["message"] == f"{why[0].upper()}{why[1:]}. Try again in a moment."
+        await refused.wait_closed()
+        assert refused.close_code == 4503, server.log()
