@@ -14,6 +14,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 import psycopg
+from channels.exceptions import InvalidChannelLayerError
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import PoolTimeout
@@ -52,8 +53,14 @@ def current_bus(*, worker: bool = False) -> "Bus":
 
 
 def layer_is_shared(alias: str) -> bool:
-    """Does the channel layer reach other processes? Raises ImproperlyConfigured without one."""
-    layer = get_channel_layer(alias)
+    """Does the channel layer reach other processes?
+
+    Raises ImproperlyConfigured where there is none, or its library is missing.
+    """
+    try:
+        layer = get_channel_layer(alias)
+    except (InvalidChannelLayerError, ImportError) as error:
+        raise ImproperlyConfigured(f'CHANNEL_LAYERS["{alias}"] cannot be used: {error}') from error
     if layer is None:
         raise ImproperlyConfigured(
             f'CHANNEL_LAYERS has no "{alias}", and agent_events needs a channel layer. Add '
@@ -76,6 +83,7 @@ class Bus:
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._source: Source | None = None
+        self._receiver: LayerReceiver | None = None
         self._began = asyncio.Event()  # a window came: what was committed before is in the ledger
         self._heard = asyncio.Event()
 
@@ -105,7 +113,7 @@ class Bus:
     def _made_source(self, settings: Settings) -> Source:
         watched = self.feed.watched
         if settings.broker_url and not self._worker:
-            return BrokerSource(inlet_of(settings), settings, watched)
+            return BrokerSource(inlet_of(settings), settings, watched, self.log.identity)
         return PostgresSource(listener_dsn(), self.log, settings, watched)
 
     def _outlet(self, shared: bool) -> BrokerOutlet | LayerOutlet | None:
@@ -115,7 +123,7 @@ class Bus:
         return LayerOutlet(self._settings) if shared else None
 
     def _feed_over_the_layer(self) -> None:
-        receiver = LayerReceiver(self._settings, self._take, self._silent)
+        receiver = self._receiver = LayerReceiver(self._settings, self._take, self._silent)
         self._keep("receiver", receiver.run)
         if (source := self._source) is not None:
             sink = LayerSink(self._settings.channel_layer)
@@ -151,6 +159,11 @@ class Bus:
     def source_state(self) -> SourceState | None:
         """How the source of this process does; None where it has none, or has not started."""
         return self._source.state if self._source is not None else None
+
+    @property
+    def layer_away(self) -> bool:
+        """Does this process read from a channel layer, and that is away?"""
+        return self._receiver is not None and self._receiver.away
 
     async def stop(self) -> None:
         """Ends every task and closes every connection."""

@@ -35,7 +35,16 @@ class LayerSink:
         """Sends one window to every process of this layer."""
         # Within the process it goes as it is.
         within = isinstance(self._layer, InMemoryChannelLayer)
-        carried = window if within else window.to_text()
+        await self._group_send(window if within else window.to_text())
+
+    async def probe(self) -> None:
+        """Sends no window, to see whether one could be sent. Raises whatever the layer raises.
+
+        Deliberately no tick: readers would take it for the word of somebody who publishes.
+        """
+        await self._group_send(None)
+
+    async def _group_send(self, carried: Window | str | None) -> None:
         await self._layer.group_send(GROUP, {"type": "agent_events.window", "window": carried})
 
 
@@ -63,6 +72,11 @@ class LayerReceiver:
             "The channel layer is back after %.1f s.",
         )
 
+    @property
+    def away(self) -> bool:
+        """Has the layer failed, and not been well since?"""
+        return self._outage.lasts
+
     async def join(self) -> None:
         """Joins the group, with a channel of its own: the same one again after a failure.
 
@@ -89,20 +103,26 @@ class LayerReceiver:
 
     async def _receive(self, backoff: Backoff) -> None:
         receiving: asyncio.Task[Any] | None = None
+        timeout_s = self._settings.tick_timeout_s
+        heard_at = time.monotonic()
         try:
             while True:
                 receiving = receiving or asyncio.create_task(self._layer.receive(self._channel))
                 # Not cancelled where it takes longer: a layer may take its time for that, too.
-                done, _ = await asyncio.wait({receiving}, timeout=self._settings.tick_timeout_s)
+                wait_s = max(0.0, heard_at + timeout_s - time.monotonic())
+                done, _ = await asyncio.wait({receiving}, timeout=wait_s)
                 if not done:
+                    heard_at = time.monotonic()
                     await self._interrupt()
                     # A receiver that stalled past the layer's `expiry` is thrown out of its groups.
                     await self.join()
+                    self._outage.over()  # it is well, and nobody sends
                     continue
                 message, receiving = receiving.result(), None
                 backoff.reset()
                 self._outage.over()
-                self._take_from(message)
+                if self._take_from(message):
+                    heard_at = time.monotonic()
                 if time.monotonic() - self._joined_at > REJOIN_S:
                     await self.join()
         finally:
@@ -110,15 +130,19 @@ class LayerReceiver:
                 receiving.cancel()
                 receiving.add_done_callback(_forget)
 
-    def _take_from(self, message: Any) -> None:
+    def _take_from(self, message: Any) -> bool:
+        """Hands a window on; returns whether there was one."""
         try:
             window = message["window"]
+            if window is None:  # a probe
+                return False
             if not isinstance(window, Window):
                 window = Window.from_text(window)
         except (KeyError, TypeError, ValueError) as error:
             logger.error("A message on the channel layer is no window (%s); ignored.", error)
-        else:
-            self._take(window)
+            return False
+        self._take(window)
+        return True
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
