@@ -3,10 +3,10 @@
 All of it only delays: events stay in the log, and web processes that hear nothing read it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent_events.asking import POOLED
-from agent_events.facts import Interval, Status
+from agent_events.facts import Interval, Shard, Status
 from agent_events.findings import Part, Problem, session_in_words
 
 UNPUBLISHED_S = 5.0
@@ -22,8 +22,11 @@ def broker_problems(status: Status) -> Iterator[Problem]:
             Part.DOORBELL,
             f"The broker ({broker.kind or 'unknown'} at {broker.host}) does not answer: "
             f"{broker.trouble}. Nothing is lost: web processes read events from the log, every "
-            "TICK_TIMEOUT_S.",
-            'Start it, or correct AGENT_EVENTS["BROKER_URL"]. All go on by themselves.',
+            "TICK_TIMEOUT_S; but one that was started with an address that is none serves no "
+            "stream.",
+            "Start it: all go on by themselves. Or correct "
+            'AGENT_EVENTS["BROKER_URL"], and restart web processes and workers: manage.py check '
+            "says what an address lacks.",
         )
 
 
@@ -43,8 +46,9 @@ def publishing_problems(status: Status, between: Interval | None) -> Iterator[Pr
             Part.DOORBELL,
             f"No worker publishes {f'{which} ' if which else ''}{where}: web processes read events "
             f"from the log, every TICK_TIMEOUT_S.{there}",
-            "See their logs, which say what they cannot reach. BROKER_SHARDS must be the same "
-            "everywhere."
+            "See their logs, which say what they cannot reach. Where these say nothing, they "
+            "publish elsewhere: BROKER_NAME, BROKER_SHARDS and the kind of broker (BROKER_URL) "
+            "must be the same everywhere."
             if standing
             else "Start manage.py listen_events. Of several, others take over what one leaves.",
         )
@@ -65,21 +69,49 @@ def publishing_problems(status: Status, between: Interval | None) -> Iterator[Pr
         for one in broker.shards
         if one.late_s > UNPUBLISHED_S and not one.foreign and one.number not in free
     ]
-    if late:
-        worst = max(late, key=lambda one: one.late_s)
-        numbers = tuple(one.number for one in late)
-        by = [
-            session_in_words(one.session) for one in status.publishers if {*one.shards} & {*numbers}
-        ]
+    old = _published_for_long(status)
+    empty = tuple(one.number for one in broker.shards if one.batch is None and one.number in old)
+    if late or empty:
+        lacking = {*empty, *(one.number for one in late)}
+        by = [session_in_words(one.session) for one in status.publishers if {*one.shards} & lacking]
         yield Problem(
             "broker_behind",
             Part.DOORBELL,
-            f"The broker lacks the newest batches of the log in {_shards_in_words(numbers)}, "
-            f"{worst.lag:,} of them: the first was closed {worst.late_s:,.0f} s ago. "
-            f"Who publishes: {'; '.join(by)}.",
-            "See its log. Where it says nothing, restart it, and another worker takes over: "
-            "SELECT pg_terminate_backend(<pid>); ends its lease.",
+            " ".join([*_late_in_words(late), *_empty_in_words(empty)])
+            + f" Who publishes: {'; '.join(by)}.",
+            "See its log, which says what the broker refuses. Where it says nothing, it may reach "
+            "another server than this one (BROKER_URL), or this one drops what it is sent (Redis: "
+            "maxmemory-policy noeviction). Or restart it, and another worker takes over: SELECT "
+            "pg_terminate_backend(<pid>); ends its lease.",
         )
+
+
+def _published_for_long(status: Status) -> set[int]:
+    """The shards that somebody publishes who is no newcomer."""
+    return {
+        shard
+        for one in status.publishers
+        for shard in one.shards
+        if (one.session.connected_s or 0.0) > UNPUBLISHED_S
+    }
+
+
+def _late_in_words(late: Sequence[Shard]) -> Iterator[str]:
+    if late:
+        worst = max(late, key=lambda one: one.late_s)
+        which = _shards_in_words(tuple(one.number for one in late))
+        lag = worst.lag or 0
+        newest = "batch" if lag == 1 else f"{lag:,} batches"
+        since = "which was" if lag == 1 else "the first of them"
+        yield (
+            f"The broker lacks the newest {newest} of the log in {which}, {since} closed "
+            f"{worst.late_s:,.0f} s ago."
+        )
+
+
+def _empty_in_words(empty: tuple[int, ...]) -> Iterator[str]:
+    if empty:
+        yield f"The broker has nothing of the log in {_shards_in_words(empty)}."
 
 
 def _shards_in_words(shards: tuple[int, ...]) -> str:

@@ -54,10 +54,13 @@ async def look(
     except Exception as error:  # each library has errors of its own
         trouble = without_secrets(in_a_line(error), settings.broker_url).rstrip(".")
     shards = [
-        Shard(number, mark.last if mark else None, mark.closed_at_ms if mark else None)
+        Shard(number, mark.last, mark.closed_at_ms, log=mark.log)
+        if mark
+        else Shard(number, None, None)
         for number, mark in marks.items()
     ]
-    return Broker(kind, host_of(settings.broker_url), trouble, tuple(shards))
+    host = host_of(settings.broker_url) or "an address that cannot be read"
+    return Broker(kind, host, trouble, tuple(shards))
 
 
 async def _marks(settings: Settings, tenant: str | None) -> dict[int, Mark | None]:

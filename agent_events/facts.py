@@ -61,7 +61,8 @@ class Session:
     """A connection to the server, as it sees it.
 
     None where there is none, and where this role may not see it: `client` (an address), `open_s`
-    (how long its transaction is open, in seconds).
+    (how long its transaction is open, in seconds), `connected_s` (how long ago it connected, in
+    seconds; of those that publish alone).
     """
 
     pid: int
@@ -69,6 +70,7 @@ class Session:
     application: str
     client: str | None
     open_s: float | None
+    connected_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Shard:
     lag: int | None = None  # batches of the ledger after it
     late_s: float = 0.0  # how long ago the first of those was closed
     foreign: bool = False  # its newest mark is of another ledger
+    log: str = ""  # whose that mark is, as `Log.identity` has it; empty where it does not say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Broker:
     """The broker, as whoever looks reaches it."""
 
     kind: str  # "nats" or "redis"
-    host: str  # without user and password
+    host: str  # without user and password; words where that is not known
     trouble: str = ""  # why it does not answer, in words; empty where it does
     shards: tuple[Shard, ...] = ()
 

@@ -24,6 +24,11 @@ class Problem:
     hint: str
 
 
+def behind_in_words(lag: int) -> str:
+    """How many batches somebody is behind the ledger."""
+    return f"{lag:,} batch{'' if lag == 1 else 'es'} behind"
+
+
 def session_in_words(session: Session) -> str:
     """Who it is, for whoever looks for it in pg_stat_activity."""
     what = [

@@ -89,6 +89,10 @@ AHEAD_SQL = f"""
      ORDER BY a.n, e.id
 """
 
+# A copy of a database has another oid, or is another server's. A standby has both of its primary.
+OID_SQL = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+IDENTITY_SQL = f"SELECT system_identifier || '/' || {OID_SQL} FROM pg_control_system()"
+
 MOST_APPENDS = 20
 """Batches that a process closes at a time where nobody else does."""
 
@@ -228,6 +232,17 @@ class Log:
     async def head(self) -> LedgerRow:
         """The last closed batch. Raises psycopg.Error, and WrongDatabase for hidden rows."""
         return head_of(await self._rows(HEAD_SQL))
+
+    async def identity(self) -> str:
+        """Which log this is, of all that continue its ledger: the server's and the database's ids.
+
+        Empty where the server does not let this role know. Raises psycopg.Error.
+        """
+        try:
+            ((identity,),) = await self._rows(IDENTITY_SQL)
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+            return ""
+        return str(identity)
 
     async def ledger(self, first: int, limit: int = 1_000) -> list[LedgerRow]:
         """Up to `limit` ledger rows from batch `first` on."""

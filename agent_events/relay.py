@@ -10,7 +10,7 @@ at the head: readers notice (the one rule) and read the log.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -84,8 +84,8 @@ class WindowOutlet(Protocol):
         """The newest window there; None where nobody knows. Raises BrokerAway."""
         ...
 
-    async def send(self, window: Window, shards: frozenset[int]) -> None:
-        """Sends a window of all tenants to these shards' readers. Raises BrokerAway."""
+    async def send(self, window: Window, shards: frozenset[int], log: str = "") -> None:
+        """Sends a window of all tenants of the log to these shards' readers. Raises BrokerAway."""
         ...
 
     async def close(self) -> None:
@@ -108,9 +108,9 @@ class BrokerOutlet:
         """As `Outlet.last`."""
         return await self._outlet.last(shard)
 
-    async def send(self, window: Window, shards: frozenset[int]) -> None:
+    async def send(self, window: Window, shards: frozenset[int], log: str = "") -> None:
         """Sends what these shards' readers need of it."""
-        parcels = parcels_of(window, shards, self.shards, self._outlet.limit)
+        parcels = parcels_of(window, shards, self.shards, self._outlet.limit, log)
         await self._outlet.send(parcels)
         metrics.RELAY_PARCELS.inc(len(parcels))
         metrics.RELAY_BYTES.inc(sum([len(parcel.body) for parcel in parcels]))
@@ -129,17 +129,21 @@ class LayerOutlet:
         self.shards = 1
 
     async def open(self) -> None:
-        """It connects when it sends."""
+        """Sees whether it can be sent to. Raises BrokerAway."""
+        await self._sent(self._sink.probe())
 
     async def last(self, shard: int) -> Mark | None:
         """Nobody knows."""
         return None
 
-    async def send(self, window: Window, shards: frozenset[int]) -> None:
+    async def send(self, window: Window, shards: frozenset[int], log: str = "") -> None:
         """To every process of the layer."""
+        await self._sent(self._sink.send(window))
+
+    async def _sent(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._sink.send(window)
+                await sending
         except Exception as error:  # each layer has errors of its own
             raise BrokerAway(f"the channel layer failed: {in_a_line(error)}") from error
 
@@ -174,6 +178,7 @@ class Relay:
         )
         self._backoff = Backoff(most_s=MOST_WAIT_S)
         self._restarted_until = 0.0
+        self._identity = ""
         self._mark: Mark | None = None  # the newest one, as last seen while standing by
 
     async def run(self) -> None:
@@ -233,7 +238,9 @@ class Relay:
                     return await self._leases.some()
             # A connection that died meanwhile must not be found out only when it is needed.
             mark = await self._outlet.last(0)
-            if mark is not None and self._mark not in (None, mark):
+            # (A layer tells of nobody, but took what it was sent when it was opened.)
+            moved = mark is not None and self._mark not in (None, mark)
+            if moved or isinstance(self._outlet, LayerOutlet):
                 self._outage.over()  # somebody else publishes
             self._mark = mark
 
@@ -242,6 +249,7 @@ class Relay:
 
         Raises BrokerAway, psycopg.Error, psycopg_pool.PoolTimeout.
         """
+        self._identity = await self._log.identity()
         cursor = await self._place(shards)
         while cursor and (held := self._leases.held) and held <= shards:
             metrics.RELAY_SHARDS.set(len(held))
@@ -316,7 +324,7 @@ class Relay:
     async def _send(self, window: Window) -> None:
         if time.monotonic() < self._restarted_until:
             window = replace(window, restarted=True)
-        await self._outlet.send(window, self._leases.held)
+        await self._outlet.send(window, self._leases.held, self._identity)
         metrics.RELAY_WINDOWS.inc()
         self._backoff.reset()
         self._outage.over()

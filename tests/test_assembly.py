@@ -6,7 +6,7 @@ import random
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_events.brokers.assembly import Assembly
@@ -76,6 +76,7 @@ def taken(assembly: Assembly, parcels: list[Parcel]) -> list[Window]:
     return [made for parcel in parcels if (made := assembly.take(parcel)) is not None]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     dice=st.randoms(use_true_random=False),
     shards=st.sampled_from([1, 2, 3]),
@@ -312,3 +313,21 @@ def test_a_topic_takes_an_older_batch_of_a_later_time_for_another_history() -> N
     assert topic.head == Cursor(Position(901), 9_000)
     topic.take(Window(5, 5, 9_500, 9_600, None))
     assert topic.head == Cursor(Position(6), 9_600)
+
+
+def test_what_another_log_says_is_left_out() -> None:
+    assembly = Assembly()
+    assembly.watch(frozenset({0}), None)
+    ours, theirs, older = (
+        parcels_of(window(n, n, [event(n, n, TENANTS[0])]), frozenset({0}), 1, 1_024, log)
+        for n, log in ((1, "1/5"), (2, "1/6"), (3, ""))
+    )
+    # One that does not know its own log, and a worker that does not say, are as before.
+    (made,) = taken(assembly, theirs)
+    assert made.last == 2
+    assembly.log = "1/5"
+    assert not assembly.met_other
+    assert taken(assembly, theirs) == []
+    assert assembly.met_other
+    assert [one.last for one in taken(assembly, ours + older)] == [1, 3]
+    assert Mark.parse(theirs[-1].body).log == "1/6"

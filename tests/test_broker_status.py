@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import psycopg
 import pytest
 from django.test import Client, override_settings
 
-from agent_events import brokers
+from agent_events import broker_problems, brokers
 from agent_events.admin import bus_looks
 from agent_events.asking import POOLED
 from agent_events.broker_status import leases_wanted, look
@@ -36,6 +37,7 @@ from agent_events.findings import Part, Problem
 from agent_events.health import judge
 from agent_events.journey import verdict
 from agent_events.leases import publisher_keys
+from agent_events.log import OID_SQL
 from agent_events.problems import problems_of
 from agent_events.sources import SourceState
 from agent_events.status import gather
@@ -43,6 +45,7 @@ from agent_events.tracing import trace
 from agent_events.watching import Observation, observe
 from agent_events.window import Window
 from tests.support import Server, free_port, wait_until
+from tests.support.broker import BOUND_S
 from tests.support.database import ROOT
 from tests.support.streams import insert
 from tests.support.watch import bus_settings
@@ -51,6 +54,7 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 KINDS = ("nats", "redis")
 PASSWORD = "s3cret"
+LATE_S = 40.0  # for what should take a moment, a process that starts among it
 APPEND = "SELECT n FROM agent_events_append()"
 WELL = Setup(180004, False, (), False, (), "O", 1)
 WORKER = Session(7, "app", PUBLISHER_APPLICATION, "10.0.0.1", None)
@@ -146,13 +150,13 @@ def held(connect: Connect, settings: Settings, *shards: int) -> psycopg.Connecti
     return connection
 
 
-async def sent(settings: Settings, batch: int, closed_at_ms: int) -> None:
-    """The mark of a worker that has come to this batch, in every shard."""
+async def sent(settings: Settings, batch: int, closed_at_ms: int, log: str = "") -> None:
+    """The mark of a worker of that log that has come to this batch, in every shard."""
     outlet = brokers.outlet_of(settings)
     await outlet.open()
     tick = Window(batch + 1, batch, closed_at_ms, closed_at_ms, None)
     shards = settings.broker_shards
-    await outlet.send(parcels_of(tick, frozenset(range(shards)), shards, outlet.limit))
+    await outlet.send(parcels_of(tick, frozenset(range(shards)), shards, outlet.limit, log))
     await outlet.close()
 
 
@@ -209,15 +213,39 @@ async def test_who_publishes_and_who_stands_by_is_told_with_how_far_each_shard_i
     assert f"pid {stands_by.info.backend_pid}" in found.message
 
 
-async def test_a_fresh_broker_whose_worker_has_sent_nothing_yet_is_well(
-    dsn: str, connect: Connect, names: dict[str, Any]
+async def test_a_fresh_worker_may_have_sent_nothing_yet_and_an_older_one_is_named(
+    dsn: str, connect: Connect, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(names)
-    held(connect, settings, 0)
+    silent = held(connect, settings, 0)
+    monkeypatch.setattr(broker_problems, "UNPUBLISHED_S", 3_600.0)
     status = await seen(dsn, settings)
     assert status.broker is not None
     assert [one.batch for one in status.broker.shards] == [None]
     assert codes(status) == []
+
+    monkeypatch.setattr(broker_problems, "UNPUBLISHED_S", 0.2)
+    found = problem(await wait_for(lambda: seen(dsn, settings), lambda status: codes(status) != []))
+    assert found.code == "broker_behind"
+    assert f"pid {silent.info.backend_pid} (" in found.message
+    assert "has nothing of the log in shard 0" in found.message
+    assert "BROKER_URL" in found.hint
+    assert "noeviction" in found.hint
+
+
+def test_a_worker_that_publishes_to_another_server_is_named(
+    dsn: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_problems, "UNPUBLISHED_S", 0.5)
+    settings = settings_of(names)
+    other = start(names["BROKER_URL"].split(":")[0])
+    try:
+        with worker(dsn, names | {"BROKER_URL": other.url}):
+            wait_until(
+                lambda: codes(look_now(dsn, settings)) == ["broker_behind"], LATE_S, "it to be told"
+            )
+    finally:
+        other.stop()
 
 
 async def test_a_worker_that_holds_its_lease_and_sends_nothing_is_named(
@@ -229,11 +257,15 @@ async def test_a_worker_that_holds_its_lease_and_sends_nothing_is_named(
     insert(connect(), str(uuid.uuid4()))
     connect().execute(APPEND)
     connect().execute(
-        "UPDATE agent_event_batches SET closed_at = closed_at - interval '9 s' WHERE n > 0"
+        "UPDATE agent_event_batches SET closed_at = clock_timestamp() - interval '9 s' WHERE n > 0"
     )
+    began = time.monotonic()
     found = problem(await seen(dsn, settings))
     assert found.code == "broker_behind"
-    assert "shard 0, 1 of them: the first was closed 9 s ago" in found.message
+    words = r"lacks the newest batch of the log in shard 0, which was closed (\d+) s ago"
+    told = re.search(words, found.message)
+    assert told is not None, found.message
+    assert 9 <= int(told[1]) <= 10 + time.monotonic() - began
     assert f"pid {stuck.info.backend_pid} (" in found.message
     # Nobody at all: that is said, and not what follows from it.
     stuck.close()
@@ -265,6 +297,14 @@ async def test_what_another_log_published_under_the_same_name_is_told(
     assert "BROKER_NAME" in found.hint
     await sent(settings, 0, 1)  # a batch that this log closed at another time
     assert codes(await seen(dsn, settings)) == ["broker_foreign"]
+    # Nothing differs yet from a copy but which database it is.
+    await sent(settings, 0, closed_at_ms(connect, 0))
+    assert codes(await seen(dsn, settings)) == []
+    row = connect().execute(f"SELECT {OID_SQL}").fetchone()
+    assert row is not None
+    for log, told in ((f"12/{row[0]}", []), (f"12/1{row[0]}", ["broker_foreign"])):
+        await sent(settings, 0, closed_at_ms(connect, 0), log)
+        assert codes(await seen(dsn, settings)) == told
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,7 +324,7 @@ async def test_a_broker_that_is_not_there_or_hangs_or_refuses_is_a_fact_in_time(
             ):
                 began = time.monotonic()
                 found = await look(settings)
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < BOUND_S
                 assert found is not None
                 assert found.trouble
                 assert found.shards == ()
@@ -294,6 +334,7 @@ async def test_a_broker_that_is_not_there_or_hangs_or_refuses_is_a_fact_in_time(
                 assert told.code == "broker_away"
                 assert f"{kind} at 127.0.0.1:" in told.message
                 assert found.trouble in told.message
+                assert "restart web processes and workers" in told.hint
     finally:
         server.stop()
 
@@ -302,7 +343,7 @@ async def test_an_address_that_is_none_is_a_fact_too(monkeypatch: pytest.MonkeyP
     found = await look(Settings(broker_url=f"kafka://me:{PASSWORD}@host:9092"))
     assert found is not None
     assert (found.kind, found.host) == ("", "host:9092")
-    assert "nats://host:4222" in found.trouble
+    assert "it is no address of a broker" in found.trouble
     # A library's own words may repeat the address.
     url = f"nats://me:{PASSWORD}@host:4222"
 
@@ -352,6 +393,24 @@ def test_of_an_address_that_cannot_be_taken_apart_nothing_is_repeated(url: str) 
     assert found is not None
     assert "cret" not in f"{found}"
     assert "me:" not in f"{found}"
+    assert (
+        " at an address that cannot be read) " in problem(Status(setup=WELL, broker=found)).message
+    )
+
+
+def test_how_far_behind_the_broker_is_and_since_when_is_told() -> None:
+    late = replace(REACHED, shards=(Shard(0, 5, 50, lag=3, late_s=61.0), Shard(1, 8, 80, lag=0)))
+    publishers = (Publisher(replace(WORKER, connected_s=60.0), (0, 1)),)
+    status = Status(setup=WELL, shards=2, publishers=publishers, broker=late)
+    assert problem(status).message.startswith(
+        "The broker lacks the newest 3 batches of the log in shard 0, the first of them closed "
+        "61 s ago. Who publishes: pid 7 ("
+    )
+    empty = replace(late, shards=(late.shards[0], Shard(1, None, None)))
+    assert (
+        "61 s ago. The broker has nothing of the log in shard 1. Who publishes: pid 7 ("
+        in problem(replace(status, broker=empty)).message
+    )
 
 
 # What it means
@@ -368,7 +427,8 @@ def test_which_shards_nobody_publishes_is_told() -> None:
     assert codes(well) == codes(replace(well, broker=None)) == []
     standing = replace(alone, publishers=(Publisher(WORKER, ()),))
     assert "standing by: pid 7 (" in problem(standing).message
-    assert "BROKER_SHARDS" in problem(standing).hint
+    for name in ("BROKER_NAME", "BROKER_SHARDS", "BROKER_URL"):
+        assert name in problem(standing).hint
 
 
 def test_behind_a_pooler_nobody_knows_who_publishes() -> None:
@@ -459,7 +519,7 @@ def test_the_command_tells_a_worker_from_none_and_what_becomes_of_an_event(
     assert "publishers    none" in alone.stdout
     settings = settings_of(names)
     with worker(dsn, names):
-        wait_until(lambda: not look_now(dsn, settings).unpublished, what="a lease")
+        wait_until(lambda: not look_now(dsn, settings).unpublished, LATE_S, "a lease")
         tenant = str(uuid.uuid4())
         id = insert(connect(), tenant)
 
@@ -467,7 +527,7 @@ def test_the_command_tells_a_worker_from_none_and_what_becomes_of_an_event(
             broker = look_now(dsn, settings).broker
             return broker is not None and broker.shards[0].batch == 1
 
-        wait_until(arrived, what="the batch in the broker")
+        wait_until(arrived, LATE_S, "the batch in the broker")
         well = bus_status(dsn, names)
         assert (well.returncode, well.stderr) == (0, ""), well.stdout
         assert "Nothing is wrong." in well.stdout
@@ -529,18 +589,25 @@ def test_a_web_process_says_whether_the_broker_is_there_and_whether_anybody_publ
     well = {"status": "ready", "data": "ok", "doorbell": "none", "problems": []}
     try:
         silent = (200, {**well, "status": "degraded", "problems": ["broker_silent"]})
-        wait_until(lambda: ready() == silent, what="nobody to be heard")
+        wait_until(lambda: ready() == silent, LATE_S, "nobody to be heard")
         with worker(dsn, names):
-            wait_until(lambda: ready() == (200, well), what="it to be ready")
+            wait_until(lambda: ready() == (200, well), LATE_S, "it to be ready")
             connected = ("source_connected", "source_hears", "publishers", "unpublished_shards")
             wait_until(
                 lambda: [scraped(name) for name in connected] == ["1.0", "1.0", "1.0", "0.0"],
-                what="it to be scraped",
+                LATE_S,
+                "it to be scraped",
             )
             assert float(scraped("broker_windows_total")) > 0
             broker.stop()
             away = (200, {**well, "status": "degraded", "problems": ["broker_away"]})
-            wait_until(lambda: ready() == away, what="the broker to be missed")
+            wait_until(lambda: ready() == away, LATE_S, "the broker to be missed")
+            settings = settings_of(names)
+            wait_until(
+                lambda: [one.shards for one in look_now(dsn, settings).publishers] == [()],
+                LATE_S,
+                "the worker to give its lease back",
+            )
             done = bus_status(dsn, names)
             assert done.returncode == 1
             assert done.stdout.startswith("broker_away: The broker (")
@@ -548,10 +615,10 @@ def test_a_web_process_says_whether_the_broker_is_there_and_whether_anybody_publ
             assert "; stands by\n" in done.stdout
             assert PASSWORD not in done.stdout + web.log()
             code = 'problem{code="broker_away",part="doorbell"}'
-            wait_until(lambda: scraped(code) == "1.0", what="the problem to be scraped")
+            wait_until(lambda: scraped(code) == "1.0", LATE_S, "the problem to be scraped")
             assert float(scraped("broker_failures_total")) > 0
             broker.start()
-            wait_until(lambda: ready() == (200, well), 40, what="it to be ready again")
+            wait_until(lambda: ready() == (200, well), LATE_S, "it to be ready again")
     finally:
         broker.stop()
 
@@ -560,6 +627,7 @@ def test_the_admins_page_shows_the_broker_and_who_publishes(
     dsn: str, root: Client, connect: Connect, names: dict[str, Any]
 ) -> None:
     held(connect, settings_of(names), 0)
+    asyncio.run(sent(settings_of(names), 0, closed_at_ms(connect, 0)))
 
     def figures() -> dict[str, Any]:
         bus_looks.forget()

@@ -5,18 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from agent_events.brokers import inlet_of, outlet_of
+from agent_events.brokers.parcels import parcels_of
+from agent_events.conf import Settings
+from agent_events.log import Log
+from agent_events.sources.broker import BrokerSource
+from agent_events.tasks import end
+from agent_events.window import Window
+from project.embedded import EmbeddedPostgres
 from project.processes import free_port
+from tests.conftest import fresh_database
 from tests.support import login, make_tenant, make_user, wait_until
+from tests.support.broker import Broker, event, window
 from tests.support.broker_faults import server_of
 from tests.support.deployment import BROKERS, deployment
 from tests.support.slow_proxy import SlowProxy
 from tests.support.streams import Socket, insert, websocket
+from tests.support.waiting import until
 from tests.support.watch import StartServer, bus_settings
 
 SETTINGS: dict[str, Any] = {
@@ -135,3 +147,157 @@ async def test_before_the_first_word_of_a_broker_nothing_is_live(
                 told = socket.kinds
             assert "catching_up" in told
             assert "live" not in told
+
+
+# Two logs, of which one is a copy of the other
+
+
+async def identity_of(dsn: str) -> str:
+    log = Log(dsn, Settings())
+    await log.open()
+    try:
+        return await log.identity()
+    finally:
+        await log.close()
+
+
+async def test_a_copy_of_a_log_is_another_one_also_to_a_role_that_may_know_nothing(
+    dsn: str, postgres: EmbeddedPostgres
+) -> None:
+    own = await identity_of(dsn)
+    assert own == await identity_of(dsn)
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    assert isinstance(name, str)
+    with fresh_database(postgres, name) as copy:
+        assert own != await identity_of(copy)
+        with psycopg.connect(copy, autocommit=True) as db:
+            db.execute("CREATE ROLE nobody_in_particular")
+            try:
+                as_nobody = psycopg.conninfo.make_conninfo(
+                    copy, options="-c role=nobody_in_particular"
+                )
+                assert await identity_of(as_nobody) == await identity_of(copy)
+                db.execute("REVOKE ALL ON FUNCTION pg_control_system() FROM PUBLIC")
+                assert await identity_of(as_nobody) == ""
+            finally:
+                db.execute("DROP ROLE nobody_in_particular")
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+async def test_what_a_copy_of_the_log_publishes_under_the_same_name_is_not_shown(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Broker(kind)
+    settings = broker.settings
+    own = "1/5"
+
+    async def identity() -> str:
+        return own
+
+    shown: list[Window] = []
+    source = BrokerSource(inlet_of(settings), settings, lambda: None, identity)
+
+    async def show() -> None:
+        async for one in source.windows():
+            shown.append(one)
+
+    async def publish(batch: int, log: str) -> None:
+        one = window(batch, event(batch))
+        if log != own:  # which closes its own batches behind the last one that both have
+            one = replace(one, closed_at_ms=one.closed_at_ms + 7)
+        await outlet.send(parcels_of(one, frozenset({0}), 1, outlet.limit, log))
+
+    showing = asyncio.create_task(show())
+    outlet = outlet_of(settings)
+    try:
+        await outlet.open()
+        batch = 0
+        while not shown:
+            batch += 1
+            await publish(batch, own)
+            await asyncio.sleep(0.1)
+        for number in range(1, 4):
+            await publish(batch + number, "1/6")
+        await publish(batch + 1, own)
+        await until(lambda: shown[-1].last >= batch + 1)
+        assert shown[-1].last == batch + 1
+        assert [one.last for one in shown] == sorted({one.last for one in shown})
+        (told,) = [one for one in caplog.records if "another log" in one.message]
+        assert told.levelname == "ERROR"
+        assert "BROKER_NAME" in told.message
+    finally:
+        await end([showing])
+        await outlet.close()
+        await broker.close()
+        broker.server.stop()
+
+
+async def test_a_source_goes_on_where_the_log_does_not_say_which_it_is(dsn: str) -> None:
+    broker = Broker("redis")
+
+    async def identity() -> str:
+        raise psycopg.OperationalError("away")
+
+    source = BrokerSource(inlet_of(broker.settings), broker.settings, lambda: None, identity)
+    outlet = outlet_of(broker.settings)
+    try:
+        await outlet.open()
+        windows = source.windows()
+        coming = asyncio.ensure_future(anext(windows))
+        batch = 0
+        while not coming.done():
+            batch += 1
+            what = parcels_of(window(batch, event(batch)), frozenset({0}), 1, outlet.limit, "1/6")
+            await outlet.send(what)
+            await asyncio.sleep(0.1)
+        assert (await coming).last <= batch
+        await windows.aclose()
+    finally:
+        await outlet.close()
+        broker.server.stop()
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+async def test_a_worker_says_which_log_it_publishes(dsn: str, tmp_path: Path, kind: str) -> None:
+    with deployment(kind, dsn, tmp_path, **SETTINGS) as deployed:
+        assert deployed.broker is not None
+        url = deployed.broker.url
+        outlet = outlet_of(Settings(broker_url=url, broker_timeout_s=5.0))
+        await outlet.open(change=False)
+        try:
+            async with asyncio.timeout(BOUND_S):
+                while (mark := await outlet.last(0)) is None:
+                    await asyncio.sleep(0.05)
+            assert mark.log == await identity_of(dsn)
+        finally:
+            await outlet.close()
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+async def test_viewers_of_a_log_are_shown_nothing_of_a_copy_that_shares_its_broker(
+    dsn: str, postgres: EmbeddedPostgres, server: StartServer, tmp_path: Path, kind: str
+) -> None:
+    tenant = make_tenant(dsn, "Harbour")
+    make_user(dsn, "ann", tenants=[tenant])
+    with psycopg.connect(dsn, autocommit=True) as db:
+        insert(db, tenant)
+        db.execute("SELECT agent_events_append()")
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    assert isinstance(name, str)
+    with (
+        fresh_database(postgres, name) as copy,
+        deployment(kind, dsn, tmp_path, **SETTINGS) as deployed,
+        psycopg.connect(dsn, autocommit=True) as db,
+        psycopg.connect(copy, autocommit=True) as db_of_copy,
+    ):
+        web = server(env=deployed.env)
+        async with websocket(web, login(web, "ann")) as socket:
+            await asyncio.wait_for(socket.until("live"), BOUND_S)
+            # From here on the copy goes on right behind what both have.
+            deployed.worker(copy)
+            async with asyncio.timeout(BOUND_S):
+                while "another log" not in web.log():
+                    insert(db_of_copy, tenant)
+                    await asyncio.sleep(0.2)
+            assert "reset" not in await come(socket, [insert(db, tenant)])
+            assert web.log().count("another log") == 1

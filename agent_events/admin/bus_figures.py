@@ -8,6 +8,7 @@ from agent_events.admin.bus_history import Moment
 from agent_events.advice import advice
 from agent_events.conf import get_settings
 from agent_events.facts import Listener, Session, Status, Waiter
+from agent_events.findings import behind_in_words
 from agent_events.problems import problems_of
 from agent_events.watching import Observation
 
@@ -114,7 +115,7 @@ def _publishing(status: Status) -> Iterator[list[str]]:
             yield [
                 "Broker",
                 "reachable",
-                f"{where}, {f'{lag:,} batches behind' if lag else 'at the head'}",
+                f"{where}, {behind_in_words(lag) if lag else 'at the head'}",
             ]
     if status.shards:
         publish = sum(bool(one.shards) for one in status.publishers)

@@ -25,8 +25,8 @@ class Outlet(Protocol):
     async def open(self, *, change: bool = True) -> None:
         """Connects, and sees to it that the streams are there as the settings want them.
 
-        Without `change` it leaves a stream that is there as it is: for whoever only looks. Raises
-        BrokerAway; where it was closed by a failure, open it again.
+        Without `change` it makes none, and leaves one that is there as it is: for whoever only
+        looks. Raises BrokerAway; where it was closed by a failure, open it again.
         """
         ...
 

@@ -19,9 +19,16 @@ PENDING_CHARS = 16_777_216
 
 
 class Assembly:
-    """One chain of windows from the parcels of the shards that are watched."""
+    """One chain of windows from the parcels of the shards that are watched.
+
+    Attributes:
+        log: whose marks are taken (those that do not say it, too); empty: anybody's.
+        met_other: did a mark of another log come?
+    """
 
     def __init__(self) -> None:
+        self.log = ""
+        self.met_other = False
         self._tenants: frozenset[str] | None = frozenset()
         self._shards: dict[int, _Shard] = {}
         self._next = 0  # the batch after the last window handed over; 0: no chain yet
@@ -55,6 +62,9 @@ class Assembly:
                 shard.keep(parcel.tenant, Part.parse(parcel.body))
             return None
         mark = Mark.parse(parcel.body)
+        if self.log and mark.log not in ("", self.log):
+            self.met_other = True
+            return None
         events = shard.events_of(mark, self._tenants)
         if len(self._shards) == 1:
             return self._window(mark, events)

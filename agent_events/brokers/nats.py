@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from agent_events.brokers.nats_connection import Connection, Refused
 from agent_events.brokers.nats_consumer import Consumer
-from agent_events.brokers.nats_stream import stream_info
+from agent_events.brokers.nats_stream import NOT_FOUND, make_stream, stream_info
 from agent_events.brokers.parcels import Mark, Parcel, shard_of
 from agent_events.conf import Settings
 from agent_events.errors import BrokerAway
@@ -38,6 +38,8 @@ YIELD_EVERY = 50
 """So many messages are sent before others of this process have their turn."""
 YOUNG_S = 1.0
 """A consumer that ends within this time is not simply replaced."""
+LOOK_S = 0.5
+"""Where there is no stream, it is looked for so often."""
 NO_MESSAGE = 10037
 
 
@@ -53,7 +55,7 @@ class Outlet:
         self.limit = MESSAGE_BYTES - HEADER_ROOM
 
     async def open(self, *, change: bool = True) -> None:
-        """Connects, and makes the stream, or makes it as the settings want it (with `change`).
+        """Connects; with `change` makes the stream, or makes it as the settings want it.
 
         Raises BrokerAway.
         """
@@ -65,7 +67,8 @@ class Outlet:
                 f"NATS takes messages of {connection.max_payload} bytes at most: set its "
                 f"max_payload to {2 * HEADER_ROOM} or more"
             )
-        await stream_info(connection, self._settings, update=change)
+        if change:
+            await make_stream(connection, self._settings)
         self._inbox = connection.inbox()
         await connection.subscribe(f"{self._inbox}.*", self._acknowledged)
 
@@ -82,7 +85,7 @@ class Outlet:
                 {"last_by_subj": f"{_subjects(settings)}{shard}.mark"},
             )
         except Refused as error:
-            if error.code == NO_MESSAGE:
+            if error.code in (NO_MESSAGE, NOT_FOUND):
                 return None
             raise BrokerAway(f"NATS refused: {error}") from None
         try:
@@ -164,7 +167,7 @@ class Inlet:
         """Connects. Opened again, it goes on after the last parcel it gave. Raises BrokerAway."""
         self._consumer = None
         await self._connection.open()
-        await stream_info(self._connection, self._settings, update=False)
+        await stream_info(self._connection, self._settings)  # is JetStream there, and are we let?
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -193,9 +196,13 @@ class Inlet:
         """The next parcels, in order; none in time: none. Raises BrokerAway."""
         until = time.monotonic() + timeout_s
         while True:
-            consumer = self._consumer
+            consumer = self._consumer or await self._begin()
             if consumer is None:
-                consumer = await self._begin()
+                left_s = until - time.monotonic()
+                await self._connection.heard(max(0.0, min(left_s, LOOK_S)))
+                if left_s <= LOOK_S:
+                    return []
+                continue
             taken = await consumer.take()
             if taken:
                 self._place = taken[-1][0]
@@ -220,13 +227,19 @@ class Inlet:
             logger.debug("NATS: %s; going on with another.", consumer.trouble)
             await self._begin()
 
-    async def _begin(self) -> Consumer:
-        """A consumer from our place on. What waited with the one before is read again."""
+    async def _begin(self) -> Consumer | None:
+        """A consumer from our place on. What waited with the one before is read again.
+
+        None where there is no stream: whoever sends makes it.
+        """
         before, self._consumer = self._consumer, None
         if before is not None:
             await before.stop()
         name = self._settings.broker_name
-        found = await stream_info(self._connection, self._settings, update=False)
+        found = await stream_info(self._connection, self._settings)
+        if found is None:
+            self._place = 0  # of the next stream nothing has come yet
+            return None
         if self._place is not None:
             anew = found["created"] != self._stream or found["state"]["last_seq"] < self._place
             self._place = 0 if anew else self._place

@@ -15,33 +15,52 @@ DUPLICATES_NS = 120 * 10**9
 NOT_FOUND = 10059
 NAME_IN_USE = 10058
 CANNOT_CHANGE = 10052
+LIMITS = (10002, 10122)
+"""Refusals of what is larger than an account may have."""
 
 
-async def stream_info(
-    connection: Connection, settings: Settings, *, update: bool
-) -> dict[str, Any]:
-    """What the server says about the stream. It is made where it is not there.
+async def stream_info(connection: Connection, settings: Settings) -> dict[str, Any] | None:
+    """What the server says about the stream; None where there is none. Raises BrokerAway."""
+    try:
+        return await connection.ask(f"STREAM.INFO.{settings.broker_name}")
+    except Refused as error:
+        if error.code == NOT_FOUND:
+            return None
+        raise _away(settings, error) from None
 
-    With `update` it is also changed to what the settings want: by whoever sends, not by each
-    process that reads, of which some may still have the settings of yesterday.
 
-    Raises BrokerAway.
+async def make_stream(connection: Connection, settings: Settings) -> None:
+    """Makes the stream, or makes it as the settings want it. Raises BrokerAway.
+
+    For whoever sends, not for each process that reads, of which some may still have the settings of
+    yesterday, or those of a mistake: the server sets aside memory for every stream.
     """
     wanted = _wanted(settings)
     name = settings.broker_name
     try:
-        found = await _found_or_made(connection, name, wanted)
+        found = await stream_info(connection, settings) or await _made(connection, name, wanted)
         differs = _difference(found["config"], wanted)
-        if not differs or not update:
-            return found
+        if not differs:
+            return
         if found["config"].get("subjects") != wanted["subjects"]:
             raise BrokerAway(
                 f"NATS has a stream {name} already, of other subjects, which is not ours: choose "
                 'another AGENT_EVENTS["BROKER_NAME"], or delete that stream'
             )
-        return await _changed(connection, name, found["config"] | wanted, differs)
+        await _change(connection, name, found["config"] | wanted, differs)
     except Refused as error:
-        raise BrokerAway(f"NATS refused the stream {name}: {error}") from None
+        raise _away(settings, error) from None
+
+
+def _away(settings: Settings, error: Refused) -> BrokerAway:
+    room = ""
+    if "insufficient" in str(error) or error.code in LIMITS:
+        room = (
+            f': it is to have room for AGENT_EVENTS["BROKER_BYTES"], {settings.broker_bytes:,} '
+            "bytes. Set that lower, or the server's max_memory_store (or the account's limit) "
+            "higher, or delete streams that nobody uses"
+        )
+    return BrokerAway(f"NATS refused the stream {settings.broker_name}: {error}{room}")
 
 
 def _wanted(settings: Settings) -> dict[str, Any]:
@@ -62,14 +81,7 @@ def _difference(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return sorted(key for key in wanted if config.get(key) != wanted[key])
 
 
-async def _found_or_made(
-    connection: Connection, name: str, wanted: dict[str, Any]
-) -> dict[str, Any]:
-    try:
-        return await connection.ask(f"STREAM.INFO.{name}")
-    except Refused as error:
-        if error.code != NOT_FOUND:
-            raise
+async def _made(connection: Connection, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         return await connection.ask(f"STREAM.CREATE.{name}", wanted)
     except Refused as error:
@@ -78,14 +90,14 @@ async def _found_or_made(
     return await connection.ask(f"STREAM.INFO.{name}")  # another process was faster
 
 
-async def _changed(
+async def _change(
     connection: Connection, name: str, config: dict[str, Any], differs: list[str]
-) -> dict[str, Any]:
+) -> None:
     what = ", ".join(differs)
     try:
-        changed = await connection.ask(f"STREAM.UPDATE.{name}", config)
+        await connection.ask(f"STREAM.UPDATE.{name}", config)
         logger.info("NATS: the stream %s was changed to the settings (%s).", name, what)
-        return changed
+        return
     except Refused as error:
         if error.code != CANNOT_CHANGE:
             raise  # too many replicas, say: a new one would be refused just so
@@ -97,4 +109,4 @@ async def _changed(
             error,
         )
     await connection.ask(f"STREAM.DELETE.{name}")
-    return await connection.ask(f"STREAM.CREATE.{name}", config)
+    await connection.ask(f"STREAM.CREATE.{name}", config)

@@ -42,7 +42,8 @@ class Parcel(NamedTuple):
 
 class Mark(NamedTuple):
     """What a window was, for one shard: its batches and times as in `Window`, and the parts that
-    each tenant's slice has. `parts` is None where the window was too large to carry.
+    each tenant's slice has. `parts` is None where the window was too large to carry. `log` is whose
+    window it was, as `Log.identity` has it; empty where that is not known.
     """
 
     first: int
@@ -51,6 +52,7 @@ class Mark(NamedTuple):
     closed_at_ms: int
     restarted: bool
     parts: dict[str, int] | None
+    log: str = ""
 
     @classmethod
     def parse(cls, body: bytes) -> "Mark":
@@ -66,6 +68,8 @@ class Mark(NamedTuple):
             raise ValueError("a mark is of no batches that can be")
         if mark.parts is not None and not isinstance(mark.parts, dict):
             raise ValueError("a mark's parts are no dictionary")
+        if not isinstance(mark.log, str):
+            raise ValueError("a mark's log is no text")
         return mark
 
 
@@ -94,10 +98,13 @@ def shard_of(tenant: str, shards: int) -> int:
     return int(tenant[-4:], 16) % shards if shards > 1 else 0
 
 
-def parcels_of(window: Window, wanted: frozenset[int], shards: int, limit: int) -> list[Parcel]:
+def parcels_of(
+    window: Window, wanted: frozenset[int], shards: int, limit: int, log: str = ""
+) -> list[Parcel]:
     """A window of all tenants as what is sent for the `wanted` ones of so many shards.
 
-    In the order in which it is to be sent; no body is longer than `limit` bytes.
+    In the order in which it is to be sent; no body is longer than `limit` bytes. `log`: whose it
+    is, as in `Mark`.
     """
     tenants = window.by_tenant if window.covers is None else {}
     whole = window.covers is None or window.first > window.last
@@ -110,9 +117,9 @@ def parcels_of(window: Window, wanted: frozenset[int], shards: int, limit: int) 
             parts[shard][tenant] = len(made)
             parcels += made
     for shard, counts in parts.items():
-        mark = _mark(window, counts if whole else None)
+        mark = _mark(window, counts if whole else None, log)
         if len(mark) > limit:
-            mark = _mark(window, None)
+            mark = _mark(window, None, log)
         tick = window.first > window.last
         key = "" if tick else _key(window, shards, f"mark {shard}")
         parcels.append(Parcel(shard, "", key, mark))
@@ -134,7 +141,7 @@ def _slice(
         yield Parcel(shard, tenant, key, b"%b\n%b" % (header, piece))
 
 
-def _mark(window: Window, parts: dict[str, int] | None) -> bytes:
+def _mark(window: Window, parts: dict[str, int] | None, log: str) -> bytes:
     mark = Mark(
         window.first,
         window.last,
@@ -142,6 +149,7 @@ def _mark(window: Window, parts: dict[str, int] | None) -> bytes:
         window.closed_at_ms,
         window.restarted,
         parts,
+        log,
     )
     return json.dumps(mark, separators=(",", ":")).encode()
 

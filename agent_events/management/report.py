@@ -20,7 +20,7 @@ from agent_events.facts import (
     Shard,
     Status,
 )
-from agent_events.findings import Problem
+from agent_events.findings import Problem, behind_in_words
 from agent_events.journey import Journey, Verdict, delay_ms, step_in_words, step_of
 from agent_events.watching import Observation
 
@@ -245,7 +245,7 @@ def _where(listener: Listener) -> str:
         return f"{who}, at the head"
     silent = listener.silent_s
     ago = f", the last {duration(silent)} ago" if silent is not None else ""
-    return f"{who}, {listener.lag:,} batches behind, at {answer.batch:,}{ago}"
+    return f"{who}, {behind_in_words(listener.lag)}, at {answer.batch:,}{ago}"
 
 
 def _broker(broker: Broker) -> Iterator[str]:
@@ -266,7 +266,7 @@ def _place(shard: Shard) -> str:
     if not shard.lag:
         return "at the head"
     return (
-        f"{shard.lag:,} batches behind, at {shard.batch:,}; the next was closed "
+        f"{behind_in_words(shard.lag)}, at {shard.batch:,}; the next was closed "
         f"{duration(shard.late_s)} ago"
     )
 
@@ -280,7 +280,7 @@ def _publisher(one: Publisher) -> str:
 def _broker_in_short(broker: Broker) -> str:
     if broker.trouble:
         return "broker away"
-    return f"broker {max((one.lag or 0 for one in broker.shards), default=0):,} batches behind"
+    return f"broker {behind_in_words(max((one.lag or 0 for one in broker.shards), default=0))}"
 
 
 def _queue(status: Status) -> Iterator[str]:

@@ -8,8 +8,11 @@ one rule), and reading the log while nothing comes.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+
+import psycopg
+from psycopg_pool import PoolTimeout
 
 from agent_events import metrics
 from agent_events.backoff import Backoff
@@ -20,6 +23,7 @@ from agent_events.conf import Settings
 from agent_events.errors import BrokerAway
 from agent_events.outage import Outage
 from agent_events.sources import BROKER, SourceState
+from agent_events.tasks import end
 from agent_events.window import Window
 
 logger = logging.getLogger("agent_events")
@@ -32,12 +36,19 @@ MOST_WAIT_S = 2.0
 """The longest wait before the next try to connect."""
 REVIEW_S = 60.0
 """Tenants that nobody watches any more are sent for so long: viewers come back."""
+IDENTITY_S = 10.0
+"""How often the log is asked which one it is: it may have moved to another server."""
+
+
+async def _nobody_knows() -> str:
+    return ""
 
 
 class BrokerSource:
     """Yields windows as a broker brings them.
 
-    `watched` returns the tenants whose events are wanted, or None for all.
+    `watched` returns the tenants whose events are wanted, or None for all; `identity` which log
+    they are of, as `Log.identity`.
     """
 
     def __init__(
@@ -45,10 +56,12 @@ class BrokerSource:
         inlet: Inlet,
         settings: Settings,
         watched: Callable[[], frozenset[str] | None],
+        identity: Callable[[], Awaitable[str]] = _nobody_knows,
     ) -> None:
         self._inlet = inlet
         self._settings = settings
         self._watched = watched
+        self._identity = identity
         self._assembly = Assembly()
         self._connected = False
         self._heard_at = float("-inf")
@@ -60,6 +73,7 @@ class BrokerSource:
             "The broker is back after %.1f s.",
         )
         self._said_bad = False
+        self._said_other = False
 
     @property
     def state(self) -> SourceState:
@@ -74,6 +88,15 @@ class BrokerSource:
 
     async def windows(self) -> AsyncGenerator[Window, None]:
         """Yields windows until cancelled; connects again with backoff, and goes on where it was."""
+        learning = asyncio.create_task(self._learn_identity(), name="agent_events identity")
+        try:
+            async with aclosing(self._windows()) as windows:
+                async for window in windows:
+                    yield window
+        finally:
+            await end([learning])
+
+    async def _windows(self) -> AsyncGenerator[Window, None]:
         backoff = Backoff(most_s=MOST_WAIT_S)
         while True:
             try:
@@ -123,6 +146,13 @@ class BrokerSource:
                 silent_since = time.monotonic()
                 await self._forget()
 
+    async def _learn_identity(self) -> None:
+        """Beside the windows: what comes while nobody knows is taken as it is."""
+        while True:
+            with suppress(psycopg.Error, PoolTimeout, OSError):
+                self._assembly.log = await self._identity()
+            await asyncio.sleep(IDENTITY_S)
+
     async def _forget(self) -> None:
         """Nothing came for so long that everybody has read the log: what is older is of no use."""
         self._assembly.forget()
@@ -147,6 +177,12 @@ class BrokerSource:
                 self._said_bad = True
                 logger.error("A message of the broker is not ours (%s); ignored.", error)
             return None
+        if self._assembly.met_other and not self._said_other:
+            self._said_other = True
+            logger.error(
+                "The broker has what was published of another log, a copy of this one say, which "
+                'is ignored. Give each log an AGENT_EVENTS["BROKER_NAME"] of its own.'
+            )
         if window is not None:
             metrics.BROKER_WINDOWS.inc()
             if window.covers == frozenset() and window.first <= window.last:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.support.server import Server
 from tests.support.streams import Socket, event_stream, insert, websocket
-from tests.support.waiting import wait_until
+from tests.support.waiting import LATE_S, wait_until
 
 GONE = (ConnectionClosed, InvalidHandshake, OSError, TimeoutError, EOFError)
 
@@ -44,12 +44,16 @@ class Load:
     _stop: threading.Event = field(default_factory=threading.Event)
     _may_write: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _turns: list[threading.Lock] = field(default_factory=list)
+    """Each writer's, held for as long as a transaction of its is open."""
 
     @contextmanager
     def running(self) -> Iterator[Load]:
         """Writes until the end of the block."""
+        self._turns = [threading.Lock() for _ in range(self.writers)]
         self._threads = [
-            threading.Thread(target=self._run, args=(seed,)) for seed in range(self.writers)
+            threading.Thread(target=self._run, args=(seed, turn))
+            for seed, turn in enumerate(self._turns)
         ]
         self._may_write.set()
         for thread in self._threads:
@@ -61,10 +65,15 @@ class Load:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """No transaction begins within the block; those that are open end."""
+        """No transaction is open or begins within the block."""
         self._may_write.clear()
-        yield
-        self._may_write.set()
+        try:
+            for turn in self._turns:
+                assert turn.acquire(timeout=LATE_S), "a transaction of the load does not end"
+                turn.release()
+            yield
+        finally:
+            self._may_write.set()
 
     def stop(self) -> None:
         """No transaction is begun any more; returns when the last one has ended."""
@@ -83,7 +92,7 @@ class Load:
         wanted = len(self.committed) + count
         wait_until(lambda: len(self.committed) >= wanted, 30, f"{count} more commits")
 
-    def _run(self, seed: int) -> None:
+    def _run(self, seed: int, turn: threading.Lock) -> None:
         dice = random.Random(seed)
         done = 0
         while not self._stop.is_set() and done != self.rounds:
@@ -93,7 +102,10 @@ class Load:
                 ) as connection:
                     while not self._stop.is_set() and done != self.rounds:
                         self._may_write.wait()
-                        self._transaction(connection, dice)
+                        with turn:
+                            if not self._may_write.is_set():
+                                continue
+                            self._transaction(connection, dice)
                         done += 1
                         self._stop.wait(self.pause_s)
             except psycopg.Error:
