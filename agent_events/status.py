@@ -61,12 +61,20 @@ SETUP_SQL = """
                         'agent_events_json', 'agent_events_live',
                         'agent_events_sequence']) AS t (name)
                      WHERE to_regproc(name) IS NULL)
-           || ARRAY(SELECT 'column agent_event_bus.taken_over (made by an earlier checkout: start '
+           || ARRAY(SELECT 'column ' || name || ' (made by an earlier checkout: start '
                            'anew (make run: delete DATA_DIR, .data by default))'
-                     WHERE to_regclass('agent_event_bus') IS NOT NULL
-                       AND NOT EXISTS (SELECT FROM pg_attribute
-                                        WHERE attrelid = to_regclass('agent_event_bus')
-                                          AND attname = 'taken_over' AND NOT attisdropped)),
+                      FROM (VALUES
+                        ('agent_event_bus.taken_over',
+                         NOT EXISTS (SELECT FROM pg_attribute
+                                      WHERE attrelid = to_regclass('agent_event_bus')
+                                        AND attname = 'taken_over' AND NOT attisdropped)
+                         AND to_regclass('agent_event_bus') IS NOT NULL),
+                        ('agent_events_append().more',
+                         EXISTS (SELECT FROM pg_proc
+                                  WHERE oid = to_regproc('agent_events_append')
+                                    AND 'more' <> ALL (proargnames)))
+                      ) AS t (name, lacking)
+                     WHERE lacking),
            EXISTS (SELECT FROM unnest(ARRAY['agent_events', 'agent_event_batches',
                                             'agent_event_bus']) AS t (name)
                     WHERE row_security_active(to_regclass(name)::oid)),

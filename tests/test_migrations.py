@@ -135,16 +135,32 @@ def test_pages_that_filtered_by_agents_and_types_alone_are_replaced(
     assert len(connection.execute("SELECT FROM agent_events_read(NULL, 1, 0, 9)").fetchall()) == 1
 
 
+EARLIER_APPEND = """
+    DROP FUNCTION agent_events_append(integer);
+    CREATE FUNCTION agent_events_append(
+        batch_limit integer DEFAULT 10000,
+        OUT n bigint, OUT rows bigint, OUT closed_at timestamptz
+    ) RETURNS SETOF record LANGUAGE sql AS 'SELECT 1, 1, now() WHERE false';
+"""
+
+
+@pytest.mark.parametrize(
+    ("column", "statement"),
+    [
+        ("agent_event_bus.taken_over", "ALTER TABLE agent_event_bus DROP COLUMN taken_over"),
+        ("agent_events_append().more", EARLIER_APPEND),
+    ],
+)
 def test_a_database_of_an_earlier_checkout_is_told_and_the_way_back_works(
-    dsn: str, connect: Connect
+    dsn: str, connect: Connect, column: str, statement: str
 ) -> None:
     connection = connect()
     connection.execute(INSERT)
-    connection.execute("ALTER TABLE agent_event_bus DROP COLUMN taken_over")
+    connection.execute(statement.encode())
     (problem,) = problems_of(asyncio.run(gather(dsn)))
     assert problem.code == "not_migrated"
     assert (
-        "column agent_event_bus.taken_over (made by an earlier checkout: start anew "
+        f"column {column} (made by an earlier checkout: start anew "
         "(make run: delete DATA_DIR, .data by default))" in problem.message
     )
     manage("migrate", "agent_events", "zero", "--verbosity=0", "--skip-checks", dsn=dsn)
