@@ -67,8 +67,11 @@ def _compare(
 ) -> Shard:
     if shard.batch is None:
         return shard
-    other = shard.batch > head.batch or closed_at_ms not in (None, shard.closed_at_ms)
-    foreign = other or not f"/{shard.log}".endswith(("/", f"/{oid}"))
+    foreign = (
+        shard.batch > head.batch
+        or closed_at_ms not in (None, shard.closed_at_ms)
+        or shard.log.rpartition("/")[2] not in ("", str(oid))
+    )
     lag = max(0, head.batch - shard.batch)
     if lag and late_s is None:
         late_s = PRUNED_S

@@ -6,7 +6,7 @@ import random
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_events.brokers.assembly import Assembly
@@ -76,7 +76,6 @@ def taken(assembly: Assembly, parcels: list[Parcel]) -> list[Window]:
     return [made for parcel in parcels if (made := assembly.take(parcel)) is not None]
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     dice=st.randoms(use_true_random=False),
     shards=st.sampled_from([1, 2, 3]),

@@ -12,7 +12,6 @@ from dataclasses import replace
 import psutil
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from agent_events.brokers import inlet_of, outlet_of
@@ -538,7 +537,6 @@ def windows(draw: st.DrawFn) -> Window:
 
 
 @given(windows(), st.integers(1_024, 4_096), st.integers(1, 5))
-@hypothesis_settings(deadline=None)
 def test_parcels_hold_the_same_events_whatever_the_limit(
     window: Window, limit: int, shards: int
 ) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import httpx
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.rows import TupleRow
 from websockets.exceptions import ConnectionClosed
@@ -25,32 +25,27 @@ from tests.support.streams import event_stream, insert, websocket
 TENANT = str(uuid.uuid4())
 GARBAGE = ["0", "1-2-3", "earlier", "latest,", "000000000001-0000000000000000-" + "f" * 13]
 
-unhurried = settings(deadline=None)  # the machine may be busy
 
 positions = st.builds(Position, st.integers(1, 2**48 - 1), st.integers(0, 2**63 - 1))
 cursors = st.builds(Cursor, positions, st.integers(0, 2**48 - 1))
 
 
-@unhurried
 @given(cursors)
 def test_a_cursor_survives_the_round_trip_through_text(cursor: Cursor) -> None:
     assert Cursor.parse(str(cursor)) == cursor
 
 
-@unhurried
 @given(cursors)
 def test_a_cursor_needs_no_escaping_anywhere(cursor: Cursor) -> None:
     assert set(str(cursor)) <= set("0123456789abcdef-")
 
 
-@unhurried
 @given(cursors, cursors)
 def test_cursors_sort_as_text_like_their_positions(one: Cursor, other: Cursor) -> None:
     if one.position != other.position:
         assert (str(one) < str(other)) == (one.position < other.position)
 
 
-@unhurried
 @given(st.text() | st.from_regex(r"[0-9a-fA-F]{11,13}-[0-9a-fA-F]{15,17}-[0-9a-f]{0,13}\n?"))
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     try:

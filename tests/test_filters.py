@@ -50,7 +50,6 @@ def connection(connect: Connect) -> psycopg.Connection[TupleRow]:
 
 @settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(agent=agents, kind=kinds, wanted_agents=agent_patterns, wanted_kinds=patterns)
@@ -193,7 +192,6 @@ def agree(
 
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 @given(
@@ -235,7 +233,7 @@ def test_a_payload_nested_as_deeply_as_postgresql_takes_is_filtered_in_the_same_
         assert said[:3] == [True, False, True]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(kind=kinds, limit=patterns, asked=patterns)
 def test_a_filter_covers_what_is_within_it_and_shows_all_that_it_covers(
     kind: str, limit: list[str], asked: list[str]

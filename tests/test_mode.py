@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_events import mode
@@ -13,8 +13,6 @@ from agent_events.conf import Settings
 from agent_events.mode import Mode, Pace, Rate
 
 SETTINGS = Settings(coalesce_above=200, ring_below=100)
-
-unhurried = settings(deadline=None)  # the machine may be busy
 
 
 def rung(pace: Pace, rate: float, since: float, for_s: float = 1.0) -> float:
@@ -33,7 +31,6 @@ def coalescing(settings: Settings = SETTINGS, rate: float = 400) -> tuple[Pace, 
     return pace, now
 
 
-@unhurried
 @given(
     steps=st.lists(st.tuples(st.floats(0, 3), st.integers(0, 50)), max_size=40),
     window_s=st.sampled_from([0.25, 2.0]),
@@ -88,7 +85,6 @@ def test_ringing_does_not_come_back_sooner_than_two_seconds_though_nothing_comes
     assert pace.should_ring(now + mode.EVENT_RATE_S)
 
 
-@unhurried
 @given(rate=st.integers(1, 2_000), per_commit=st.integers(1, 5))
 def test_a_steady_load_never_goes_to_and_fro(rate: int, per_commit: int) -> None:
     # Each commit rings once and brings one event or more. Once it coalesces, it goes on to.

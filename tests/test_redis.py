@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_events.brokers.parcels import Parcel, parcels_of
@@ -128,7 +128,6 @@ async def test_the_bytes_are_shared_by_the_shards(make: Make) -> None:
             assert 1 * MIB < client.memory_usage(f"agent_events:2:{shard}") < 3 * MIB
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.integers(1, 1_000),
     st.integers(1, 20),

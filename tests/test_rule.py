@@ -582,6 +582,5 @@ TestOneRule = OneRule.TestCase
 TestOneRule.settings = settings(
     max_examples=80,
     stateful_step_count=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -26,7 +26,7 @@ TENANT, AGENT = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 LINE_BREAKS = "\n\r\u2028\u2029\x85\x0b\x0c\x1c"
 
 # The machine may be busy.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
 awkward = texts | st.text(st.sampled_from(LINE_BREAKS + "\"'\\<&:{} id:data\ufeff\U0001f600"))
