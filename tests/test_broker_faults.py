@@ -51,8 +51,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 RETRIES = 5
 """So many times at least a process tries in vain before a broker comes back, so that to say it once
 is no accident; fewer where each try takes BROKER_TIMEOUT_S."""
-TAKEOVER_S = 12.0
-"""A worker that is gone is replaced within this time: some two seconds, but on a busy machine."""
+TAKEOVER_S = 5.0
+"""A worker that is gone is replaced within this time."""
 DELAY_S = 0.2
 """Each way between a process and the broker."""
 PER_STATEMENT = 1_000
